@@ -1,0 +1,1 @@
+"""Integration lab for IPsec NAT traversal: topologies, NATs, peers, captures, verdicts, reports."""

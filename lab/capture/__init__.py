@@ -1,0 +1,1 @@
+"""Packet capture, dissection, expectations on packets, ladders."""

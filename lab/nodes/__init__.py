@@ -1,0 +1,1 @@
+"""Places where the processes of a peer run. One interface; today: network namespaces."""

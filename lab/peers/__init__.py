@@ -1,0 +1,1 @@
+"""IPsec implementations: how each is configured, started, driven, read and stopped."""

@@ -1,0 +1,1 @@
+"""What must hold between two IPsec peers across a NAT."""

@@ -1,0 +1,1 @@
+"""Networks as data; each file carries its drawing."""
