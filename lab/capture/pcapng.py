@@ -1,0 +1,120 @@
+"""Captures as files: pcapng with an interface per link and comments, and whatever a user brings.
+
+The writer is ours because scapy's knows neither nanoseconds nor a file without a nameless first interface.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from scapy.error import Scapy_Exception
+from scapy.utils import RawPcapNgReader, RawPcapReader
+
+from lab.capture.frame import Frame
+
+LINKTYPE_NULL, LINKTYPE_ETHERNET, LINKTYPE_RAW = 0, 1, 101
+LINKTYPE_SLL, LINKTYPE_IPV4, LINKTYPE_IPV6, LINKTYPE_SLL2 = 113, 228, 229, 276
+_SECTION, _INTERFACE, _ENHANCED_PACKET = 0x0A0D0D0A, 1, 6
+_OPTION_END, _OPTION_COMMENT = 0, 1
+_IF_NAME, _IF_DESCRIPTION, _IF_TSRESOL = 2, 3, 9
+_EPB_FLAGS = 2
+_INBOUND, _OUTBOUND = 1, 2
+_NO_MAC = bytes(12)
+
+
+class CaptureFileError(ValueError):
+    """A capture file cannot be read; the message names the file and what is wrong with it."""
+
+
+def write_pcapng(
+    path: Path | str,
+    frames: Iterable[Frame],
+    comments: Mapping[int, Sequence[str]] | None = None,
+    links: Sequence[str] | None = None,
+    descriptions: Mapping[str, str] | None = None,
+) -> int:
+    """Write `frames` to `path`, one pcapng interface per link, times in nanoseconds; returns how many.
+
+    `comments` maps frame numbers to the lines attached to that packet. `links` fixes the order of the
+    interfaces and keeps links without frames; `descriptions` maps a link to its if_description.
+    """
+    every = list(frames)
+    order = dict.fromkeys([*(links or ()), *(frame.link for frame in every)])
+    ids = {link: number for number, link in enumerate(order)}
+    with open(path, "wb") as file:
+        file.write(_block(_SECTION, struct.pack("<LHHq", 0x1A2B3C4D, 1, 0, -1)))
+        for link in ids:
+            options = _option(_IF_NAME, link.encode())
+            if descriptions and link in descriptions:
+                options += _option(_IF_DESCRIPTION, descriptions[link].encode())
+            options += _option(_IF_TSRESOL, bytes([9])) + _option(_OPTION_END, b"")
+            file.write(_block(_INTERFACE, struct.pack("<HHL", LINKTYPE_ETHERNET, 0, 0) + options))
+        for frame in every:
+            high, low = divmod(frame.time_ns, 1 << 32)
+            size = len(frame.data)
+            body = struct.pack("<LLLLL", ids[frame.link], high, low, size, size) + _padded(frame.data)
+            for comment in (comments or {}).get(frame.number, ()):
+                body += _option(_OPTION_COMMENT, comment.encode())
+            flags = _OUTBOUND if frame.outgoing else _INBOUND
+            body += _option(_EPB_FLAGS, struct.pack("<L", flags)) + _option(_OPTION_END, b"")
+            file.write(_block(_ENHANCED_PACKET, body))
+    return len(every)
+
+
+def read_capture(path: Path | str, link: str | None = None) -> list[Frame]:
+    """Frames of a pcap or pcapng file, numbered from 1 in file order, each from Ethernet on.
+
+    The link is the interface's name where the file has one, else `link`, else the file's stem. Packets of
+    other link types (Linux cooked, raw IP, BSD null) get an Ethernet header of zero addresses. Raises
+    CaptureFileError for what is no capture or a link type we cannot read.
+    """
+    path = Path(path)
+    default = path.stem if link is None else link
+    frames: list[Frame] = []
+    try:
+        with RawPcapReader(str(path)) as reader:
+            for number, (data, meta) in enumerate(reader, 1):
+                if isinstance(reader, RawPcapNgReader):
+                    kind = meta.linktype
+                    ticks = ((meta.tshigh or 0) << 32) + (meta.tslow or 0)
+                    time_ns = ticks * 1_000_000_000 // meta.tsresol
+                    name = meta.ifname.decode("utf-8", "replace") if meta.ifname else default
+                    outgoing = meta.direction == _OUTBOUND
+                else:
+                    kind, name, outgoing = reader.linktype, default, False
+                    time_ns = meta.sec * 1_000_000_000 + meta.usec * (1 if reader.nano else 1000)
+                frames.append(Frame(time_ns, name, _ethernet(data, kind, path, number), outgoing, number))
+    except (Scapy_Exception, EOFError, struct.error) as error:
+        raise CaptureFileError(f"{path}: no pcap or pcapng file ({error})") from error
+    except OSError as error:
+        raise CaptureFileError(f"{path}: {error.strerror or error}") from error
+    return frames
+
+
+def _ethernet(data: bytes, linktype: int, path: Path, number: int) -> bytes:
+    if linktype == LINKTYPE_ETHERNET:
+        return data
+    if linktype == LINKTYPE_SLL:
+        return _NO_MAC + data[14:]
+    if linktype == LINKTYPE_SLL2:
+        return _NO_MAC + data[:2] + data[20:]
+    # scapy reads libpcap's DLT_RAW of BSD as 12 or 14.
+    if linktype in (LINKTYPE_RAW, LINKTYPE_IPV4, LINKTYPE_IPV6, LINKTYPE_NULL, 12, 14):
+        packet = data[4:] if linktype == LINKTYPE_NULL else data
+        return _NO_MAC + (b"\x86\xdd" if packet[:1] and packet[0] >> 4 == 6 else b"\x08\x00") + packet
+    raise CaptureFileError(f"{path}: packet {number} has link type {linktype}, which is not supported")
+
+
+def _block(kind: int, body: bytes) -> bytes:
+    length = struct.pack("<L", 12 + len(body))
+    return struct.pack("<L", kind) + length + body + length
+
+
+def _option(code: int, value: bytes) -> bytes:
+    return struct.pack("<HH", code, len(value)) + _padded(value)
+
+
+def _padded(value: bytes) -> bytes:
+    return value + bytes(-len(value) % 4)
