@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO
 
 from lab.net.errors import NetworkError
-from lab.net.namespace import CLONE_NEWPID, Namespace, open_namespace, restored, setns, unshare
+from lab.net.namespace import CLONE_NEWPID, Namespace, restored, setns, unshare
 
 # A parent-death signal fires when the *thread* that forked ends, so the first process of every lab is
 # forked by a thread that lives as long as this process.
@@ -43,10 +43,11 @@ def _start_init() -> subprocess.Popen[bytes]:
     with restored("pid", CLONE_NEWPID):
         unshare(CLONE_NEWPID)
         try:
-            return subprocess.Popen(
+            init = subprocess.Popen(
                 INIT_ARGV,
+                bufsize=0,
                 stdin=subprocess.PIPE,
-                stdout=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
                 start_new_session=True,
             )
@@ -118,14 +119,8 @@ class ProcessSpace:
             if self._closed:
                 raise NetworkError("the lab's process space is closed")
             if self._init is None:
-                init = _long_lived_thread().submit(_start_init).result()
-                try:
-                    self._fd = os.open(f"/proc/{init.pid}/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
-                except OSError as error:
-                    init.kill()
-                    init.communicate()
-                    raise NetworkError(f"the first process of the lab ended at once: {error}") from error
-                self._init = init
+                self._init = _long_lived_thread().submit(_start_init).result()
+                self._fd = os.open(f"/proc/{self._init.pid}/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
             return self._fd
 
     def close(self) -> None:

@@ -22,7 +22,7 @@ def test_create_leaves_the_calling_thread_where_it_was():
 def test_entered_nests_and_comes_back_after_an_exception():
     home = own_network()
     with Namespace.create("a") as a, Namespace.create("b") as b:
-        with pytest.raises(ZeroDivisionError), a.entered():
+        with pytest.raises(ZeroDivisionError), a.entered():  # noqa: PT012
             assert own_network() == a.inode
             with b.entered():
                 assert own_network() == b.inode

@@ -1,0 +1,157 @@
+"""What keeps a topology from being built, each with its place and its fix. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from ipaddress import IPv4Address, IPv4Network
+from itertools import combinations, pairwise
+
+from lab.net.model import Graph, Kind, Node, TopologyError, listed
+from lab.net.paths import nat_config, path
+
+MAX_INTERFACE_NAME = 15
+"""IFNAMSIZ less the closing zero."""
+
+
+def problems(topology: Graph) -> Iterator[TopologyError]:
+    """Everything that keeps `topology` from being built, most basic first."""
+    if not topology.nodes:
+        yield TopologyError("no nodes: a topology needs at least two, and a link between them", ("nodes",))
+    elif not topology.links:
+        yield TopologyError(
+            "no links: join the nodes, e.g. `lan: {left: 10.1.0.2/24, nat: 10.1.0.1/24}`", ("links",)
+        )
+    yield from _link_problems(topology)
+    yield from _address_problems(topology)
+    for node in topology.nodes:
+        yield from _node_problems(topology, node)
+    yield from _way_problems(topology)
+
+
+def _link_problems(topology: Graph) -> Iterator[TopologyError]:
+    names = [node.name for node in topology.nodes]
+    for link in topology.links:
+        where = ("links", link.name)
+        if link.name == "lo" or len(link.name) > MAX_INTERFACE_NAME:
+            yield TopologyError(
+                f"link {link.name!r} cannot name an interface: at most {MAX_INTERFACE_NAME}, not lo",
+                where,
+            )
+        for end in link.ends:
+            if end.node not in names:
+                text = f"link {link.name} joins unknown node {end.node!r}; nodes are {listed(names)}"
+                yield TopologyError(text, (*where, end.node))
+        if len(link.ends) == 2 and link.ends[0].node == link.ends[1].node:
+            yield TopologyError(
+                f"link {link.name} joins {link.ends[0].node} to itself: name another node", where
+            )
+        elif len(link.ends) != 2:
+            text = (
+                f"link {link.name} has {len(link.ends)} ends, a link has two: put a router between more nodes"
+            )
+            yield TopologyError(text, where)
+
+
+def _address_problems(topology: Graph) -> Iterator[TopologyError]:
+    owners: dict[IPv4Address, str] = {}
+    for link in topology.links:
+        for end in link.ends:
+            where = ("links", link.name, end.node)
+            address, subnet = end.address.ip, end.address.network
+            if address in owners:
+                owner = owners[address]
+                text = f"{address} of {end.node} on {link.name} is already {owner}: give one of them another"
+                yield TopologyError(text, where)
+            owners[address] = f"{end.node} on {link.name}"
+            if subnet.prefixlen > 31 or (
+                subnet.prefixlen < 31 and address in (subnet.network_address, subnet.broadcast_address)
+            ):
+                example = next(subnet.supernet(new_prefix=min(24, subnet.prefixlen)).hosts())
+                text = f"{end.address} of {end.node} on {link.name} is no host address: use e.g. {example}/24"
+                yield TopologyError(text, where)
+            if subnet != link.subnet:
+                text = f"{end.address} of {end.node} is outside {link.subnet} of {link.name}: use one subnet"
+                yield TopologyError(text, where)
+    subnets: list[tuple[IPv4Network, str, tuple[str, ...]]] = [
+        (link.subnet, f"link {link.name}", ("links", link.name)) for link in topology.links
+    ]
+    for node in topology.nodes:
+        if node.inner is not None:
+            subnets.append((node.inner.network, f"inner of {node.name}", ("nodes", node.name, "inner")))
+    for (one, whose, _), (two, other, place) in combinations(subnets, 2):
+        if one.overlaps(two):
+            yield TopologyError(f"{two} of {other} overlaps {one} of {whose}: choose another subnet", place)
+
+
+def _node_problems(topology: Graph, node: Node) -> Iterator[TopologyError]:
+    where = ("nodes", node.name)
+    attached = [end.link for end in topology.interfaces(node.name)]
+    if not attached:
+        yield TopologyError(
+            f"{node.kind.value} {node.name} is on no link: add it to one under `links`", where
+        )
+    if node.inner is not None and node.kind is not Kind.PEER:
+        text = f"{node.name} is a {node.kind.value}, only a peer has an inner address: remove it"
+        yield TopologyError(text, (*where, "inner"))
+    for route in node.routes or ():
+        if not any(route.via in end.address.network for end in topology.interfaces(node.name)):
+            text = f"{node.name} cannot reach {route.via}: a route goes via an address on {listed(attached)}"
+            yield TopologyError(text, (*where, "routes"))
+    if node.kind is Kind.NAT:
+        yield from _nat_problems(topology, node, attached)
+    elif node.nat is not None:
+        yield TopologyError(
+            f"{node.name} is a {node.kind.value}, only a nat has `inside` and `outside`", where
+        )
+
+
+def _nat_problems(topology: Graph, node: Node, attached: list[str]) -> Iterator[TopologyError]:
+    where = ("nodes", node.name)
+    nat = node.nat
+    if nat is None or not nat.inside or not nat.outside:
+        missing = "outside" if nat is not None and nat.inside else "inside"
+        text = f"nat {node.name} has no `{missing}`: name one of its links, {listed(attached)}"
+        yield TopologyError(text, where)
+        return
+    for key, links in (("inside", nat.inside), ("outside", (nat.outside,))):
+        for link in links:
+            if link not in attached:
+                text = f"nat {node.name} is not on its {key} link {link!r}; it is on {listed(attached)}"
+                yield TopologyError(text, (*where, key))
+    if nat.outside in nat.inside:
+        text = f"link {nat.outside} is both inside and outside of nat {node.name}: choose one"
+        yield TopologyError(text, (*where, "outside"))
+    if nat.ports is not None and not 1 <= nat.ports.first <= nat.ports.last <= 65535:
+        text = f"nat {node.name} has ports {nat.ports}: use a range within 1-65535, e.g. 30000-30100"
+        yield TopologyError(text, (*where, "ports"))
+    taken: set[tuple[str, int]] = set()
+    for forward in nat.forwards:
+        place = (*where, "forwards")
+        if not 1 <= forward.port <= 65535:
+            yield TopologyError(f"nat {node.name} forwards port {forward.port}: use 1 to 65535", place)
+        if forward.protocol not in ("udp", "tcp"):
+            text = f"nat {node.name} forwards protocol {forward.protocol!r}: use udp or tcp"
+            yield TopologyError(text, place)
+        if (forward.protocol, forward.port) in taken:
+            text = f"nat {node.name} forwards {forward.protocol} port {forward.port} twice: remove one"
+            yield TopologyError(text, place)
+        taken.add((forward.protocol, forward.port))
+        names = [other.name for other in topology.nodes]
+        if forward.to not in names:
+            text = f"nat {node.name} forwards to unknown node {forward.to!r}; nodes are {listed(names)}"
+            yield TopologyError(text, place)
+        elif forward.to == node.name:
+            yield TopologyError(f"nat {node.name} forwards to itself: name a node inside", place)
+
+
+def _way_problems(topology: Graph) -> Iterator[TopologyError]:
+    for one, two in pairwise(topology.peers):
+        try:
+            path(topology, one, two)
+        except TopologyError as error:
+            yield TopologyError(f"{error}: join them by links and routers", ("nodes", two))
+    for name in topology.nats:
+        try:
+            nat_config(topology, name)
+        except TopologyError as error:
+            yield error

@@ -1,0 +1,59 @@
+"""What a network looks like, and what that means for its peers. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv4Interface
+
+from lab.net import paths
+from lab.net.checks import problems
+from lab.net.model import Graph, TopologyError
+from lab.net.nat import NatConfig
+
+
+@dataclass(frozen=True)
+class Topology(Graph):
+    """Nodes and links, checked when made. Raises TopologyError with the fix."""
+
+    title: str = ""
+    catalogue: str = ""
+    """its id in the scenario catalogue, e.g. T1"""
+    drawing: str = field(default="", compare=False)
+    """the comment on top of its file"""
+
+    def __post_init__(self) -> None:
+        for problem in problems(self):
+            raise problem
+
+    def inner(self, node: str) -> IPv4Interface:
+        """The protected address of a peer; raises TopologyError if it has none."""
+        inner = self.node(node).inner
+        if inner is None:
+            raise TopologyError(f"{node} has no inner address: add `inner: 10.x.0.1/32` to it")
+        return inner
+
+    def address(self, node: str) -> IPv4Address:
+        """The address of `node`'s own interface towards the other peer; for a NAT its outside address."""
+        return paths.address(self, node)
+
+    def reach(self, source: str, target: str) -> IPv4Address:
+        """The address at which `source` reaches `target`: its own, or the outside address of the NAT that
+        forwards to it. Raises TopologyError if that NAT forwards nothing there.
+        """
+        return paths.reach(self, source, target)
+
+    def seen_as(self, source: str, target: str) -> IPv4Address:
+        """The source address under which `target` sees packets of `source`."""
+        return paths.seen_as(self, source, target)
+
+    def is_behind_nat(self, node: str) -> bool:
+        """Whether the other peer sees `node` under an address that is not its own."""
+        return paths.is_behind_nat(self, node)
+
+    def path_links(self, source: str, target: str) -> tuple[str, ...]:
+        """The links between `source` and `target` in the order a packet crosses them."""
+        return tuple(hop.link for hop in paths.path(self, source, target))
+
+    def nat_config(self, name: str) -> NatConfig:
+        """The NAT `name` with the names in its forwards resolved to addresses."""
+        return paths.nat_config(self, name)

@@ -1,0 +1,170 @@
+# ruff: noqa: E501 (one line a case)
+from pathlib import Path
+
+import pytest
+
+from lab.net import topology_file
+from lab.net.model import Kind, PortRange, TopologyError
+
+GOOD = """\
+# left -- nat -- right
+title: initiator behind a NAT
+catalogue: T1
+nodes:
+  left:  {kind: peer, inner: 10.10.0.1/32}
+  nat:   {kind: nat, inside: lan, outside: wan}
+  right: {kind: peer, inner: 10.20.0.1/32}
+links:
+  lan: {left: 10.1.0.2/24, nat: 10.1.0.1/24}
+  wan: {nat: 203.0.113.1/24, right: 203.0.113.2/24}
+"""
+NAT = "{kind: nat, inside: lan, outside: wan}"
+
+
+def parse(text: str):
+    return topology_file.parse(text, "case", "case.yaml")
+
+
+def test_a_file_becomes_a_topology():
+    topology = parse(GOOD)
+    assert topology.title == "initiator behind a NAT"
+    assert topology.catalogue == "T1"
+    assert topology.drawing == "# left -- nat -- right\n"
+    assert topology.peers == ("left", "right")
+    assert topology.nats == ("nat",)
+    assert topology.node("nat").kind is Kind.NAT
+    assert str(topology.inner("right")) == "10.20.0.1/32"
+    nat = topology.node("nat").nat
+    assert nat is not None
+    assert (nat.guard, nat.drop_esp, nat.ports, nat.forwards) == (True, True, None, ())
+
+
+def test_every_option_of_a_nat():
+    topology = parse(
+        GOOD.replace(
+            NAT,
+            "{kind: nat, inside: [lan], outside: wan, guard: false, drop_esp: false, ports: 30000-30100, "
+            "forwards: [{port: 500, to: left}, {port: 22, to: left, protocol: tcp}]}",
+        )
+    )
+    nat = topology.node("nat").nat
+    assert nat is not None
+    assert (nat.guard, nat.drop_esp, nat.ports) == (False, False, PortRange(30000, 30100))
+    assert [(f.port, f.to, f.protocol) for f in nat.forwards] == [(500, "left", "udp"), (22, "left", "tcp")]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "text"),
+    [
+        ("right: 203.0.113.2/24}", "rihgt: 203.0.113.2/24}", 10, "link wan joins unknown node 'rihgt'; nodes are left, nat and right"),
+        (NAT, NAT[:-1] + ", forwards: [{port: 500, to: nobody}]}", 6, "nat nat forwards to unknown node 'nobody'"),
+        (NAT, NAT[:-1] + ", forwards: [{port: 500, to: right}]}", 6, "forwards to right, which is not on its inside"),
+        (NAT, NAT[:-1] + ", forwards: [{port: 500, to: left}, {port: 500, to: left}]}", 6, "udp port 500 twice"),
+        (NAT, NAT[:-1] + ", forwards: [{port: 70000, to: left}]}", 6, "port 70000: use 1 to 65535"),
+        (NAT, NAT[:-1] + ", forwards: [{port: ike, to: left}]}", 6, "'ike': write it like 500"),
+        (NAT, NAT[:-1] + ", forwards: [{port: 500}]}", 6, "a forward has no `to`"),
+        (NAT, NAT[:-1] + ", ports: some}", 6, "unknown ports 'some': use preserve, or a range"),
+        (NAT, NAT[:-1] + ", ports: 9-8}", 6, "ports 9-8: use a range within 1-65535"),
+        (NAT, NAT[:-1] + ", guard: maybe}", 6, "guard is 'maybe': use true or false"),
+        (NAT, NAT[:-1] + ", gaurd: true}", 6, "nat nat has unknown key 'gaurd': use kind, inside"),
+        (NAT, "{kind: nat, inside: lan}", 6, "nat nat has no `outside`: name one of its links, lan and wan"),
+        (NAT, "{kind: nat, outside: wan}", 6, "nat nat has no `inside`"),
+        (NAT, "{kind: nat, inside: lan, outside: lan}", 6, "both inside and outside"),
+        (NAT, "{kind: nat, inside: lan, outside: dmz}", 6, "not on its outside link 'dmz'; it is on lan and wan"),
+        (NAT, "{kind: hub}", 6, "node nat has unknown kind 'hub': use peer, nat and router"),
+        (NAT, "{inside: lan}", 6, "node nat has no `kind`"),
+        (NAT, "nat", 6, "node nat must be a mapping"),
+        ("203.0.113.1/24", "10.1.0.9/24", 10, "203.0.113.2/24 of right is outside 10.1.0.0/24 of wan"),
+        ("wan: {nat: 203.0.113.1/24, right: 203.0.113.2/24}", "wan: {nat: 10.1.0.9/25, right: 10.1.0.10/25}", 10, "10.1.0.0/25 of link wan overlaps 10.1.0.0/24 of link lan: choose another subnet"),
+        ("10.20.0.1/32", "10.1.0.77/32", 7, "inner of right overlaps 10.1.0.0/24 of link lan"),
+        ("right: 203.0.113.2", "right: 203.0.113.1", 10, "203.0.113.1 of right on wan is already nat on wan: give one of them another"),
+        ("nat: 203.0.113.1/24, right", "right: 203.0.113.1/24, right", 10, "link wan joins right to itself: name another node"),
+        ("10.1.0.2/24", "10.1.0.256/24", 9, "write it like 10.1.0.2/24"),
+        ("10.1.0.2/24", "10.1.0.0/24", 9, "is no host address: use e.g. 10.1.0.1/24"),
+        ("10.1.0.2/24", "10.1.0.2", 9, "no host address: use e.g. 10.1.0.1/24"),
+        ("nat: 203.0.113.1/24, right: 203.0.113.2/24", "nat: 203.0.113.1/24", 10, "link wan has 1 ends, a link has two"),
+        ("  wan: {nat: 203.0.113.1/24, right: 203.0.113.2/24}\n", "  wan: {nat: 203.0.113.1/24, left: 203.0.113.2/24}\n", 7, "peer right is on no link"),
+        ("  wan:", "  a_very_long_link_name:", 10, "cannot name an interface: at most 15"),
+        ("  wan:", "  lo:", 10, "cannot name an interface"),
+        ("  nat:   {", "  left:  {", 6, "nodes has 'left' twice: remove one"),
+        ("catalogue: T1", "catalog: T1", 3, "the topology has unknown key 'catalog'"),
+        ("catalogue: T1", "title: again", 3, "the topology has 'title' twice"),
+        ("title: initiator behind a NAT\n", "", 2, "the topology has no `title`"),
+        ("{kind: peer, inner: 10.10.0.1/32}", "{kind: peer, inner_on: tun}", 5, "unknown inner_on 'tun': use lo, or peer"),
+        ("{kind: peer, inner: 10.10.0.1/32}", "{kind: peer, routes: [{to: 0.0.0.0/0, via: 10.9.0.1}]}", 5, "left cannot reach 10.9.0.1: a route goes via an address on lan"),
+        ("{kind: peer, inner: 10.10.0.1/32}", "{kind: peer, routes: [{to: 0.0.0.0/0}]}", 5, "a route of left has no `via`"),
+        ("{kind: peer, inner: 10.10.0.1/32}", "{kind: peer, inside: lan}", 5, "peer left has unknown key 'inside'"),
+        ("links:", "links: [", 10, "not YAML"),
+    ],
+)  # fmt: skip
+def test_an_error_names_the_line_and_the_fix(old: str, new: str, line: int, text: str):
+    assert GOOD.count(old) == 1 or old in ("10.1.0.2/24",)
+    with pytest.raises(TopologyError) as caught:
+        parse(GOOD.replace(old, new))
+    assert text in str(caught.value)
+    assert str(caught.value).startswith(f"case.yaml:{line}: ")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "case.yaml:1: empty"),
+        ("# only a drawing\n", "case.yaml:1: empty"),
+        ("just words", "case.yaml:1: the topology must be a mapping"),
+        ("title: x\nnodes: {}\nlinks: {}\n", "case.yaml:2: no nodes"),
+        ("title: x\nnodes: {a: {kind: peer}}\nlinks: {}\n", "case.yaml:3: no links"),
+        ("title: x\nnodes: [a]\nlinks: {}\n", "case.yaml:2: nodes must be a mapping"),
+        ("title: x\n\0", "case.yaml:1: not YAML"),
+    ],
+)
+def test_files_that_are_no_topology(text: str, message: str):
+    with pytest.raises(TopologyError) as caught:
+        parse(text)
+    assert str(caught.value).startswith(message)
+
+
+def test_peers_that_no_link_joins():
+    text = """\
+title: two islands
+nodes:
+  a: {kind: peer}
+  r: {kind: router}
+  b: {kind: peer}
+  s: {kind: router}
+links:
+  x: {a: 10.1.0.1/24, r: 10.1.0.2/24}
+  y: {b: 10.2.0.1/24, s: 10.2.0.2/24}
+"""
+    with pytest.raises(TopologyError, match=r"case.yaml:5: no way from a to b in case: join them"):
+        parse(text)
+
+
+def test_a_missing_file_lists_the_known_names(tmp_path: Path):
+    with pytest.raises(
+        TopologyError, match="no topology 'two_nats'; there are both_behind_nat, direct, one_nat"
+    ):
+        topology_file.load("two_nats")
+    with pytest.raises(TopologyError, match="no topology 'one_nat'; there are none"):
+        topology_file.load("one_nat", tmp_path)
+    (tmp_path / "odd.yaml").mkdir()
+    with pytest.raises(TopologyError, match="cannot be read"):
+        topology_file.load(tmp_path / "odd.yaml")
+
+
+def test_load_by_path_and_errors_with_the_path(tmp_path: Path):
+    file = tmp_path / "mine.yaml"
+    file.write_text(GOOD)
+    assert topology_file.load(file).name == "mine"
+    file.write_text(GOOD.replace("kind: nat", "kind: gnat"))
+    with pytest.raises(TopologyError, match=f"{file}:6: "):
+        topology_file.load(file)
+
+
+@pytest.mark.parametrize("name", topology_file.names())
+def test_every_topology_of_the_project_loads_and_is_drawn(name: str):
+    topology = topology_file.load(name)
+    assert topology.catalogue
+    for node in topology.nodes:
+        assert node.name in topology.drawing
+    for link in topology.links:
+        assert link.name in topology.drawing
