@@ -55,6 +55,16 @@ def _start_init() -> subprocess.Popen[bytes]:
             raise NetworkError(
                 f"{error.filename}: not found (Debian packages util-linux, coreutils)"
             ) from error
+    assert init.stdin is not None
+    assert init.stdout is not None
+    # An echo proves that cat runs and SIGCHLD is ignored: an orphan ending earlier would stay a zombie.
+    init.stdin.write(b"\n")
+    echo = init.stdout.read(1)
+    init.stdout.close()
+    if echo != b"\n":
+        init.stdin.close()
+        raise NetworkError(f"{' '.join(INIT_ARGV)} ended at once with status {init.wait()}")
+    return init
 
 
 class ProcessSpace:
