@@ -71,8 +71,8 @@ def fix_transport_checksum(
     """Repair the checksum of a TCP or UDP segment after transport-mode ESP went through a NAT.
 
     `original` is (source, destination) as the sender wrote them, from NAT-OA; `current` as the header has
-    them now, packed. Other protocols and segments too short for their header come back as they are. A UDP checksum
-    of zero stays zero (RFC 3948 section 3.1.2).
+    them now, packed. Other protocols and segments too short for their header come back as they are. A UDP
+    checksum of zero stays zero (RFC 3948 section 3.1.2).
     """
     offset = _CHECKSUM_OFFSET.get(protocol)
     if offset is None or policy is NatOaPolicy.SKIP or len(segment) < _MINIMUM_LENGTH[protocol]:

@@ -210,7 +210,7 @@ def with_payload(packet: bytes, header: IpHeader, protocol: int, payload: bytes)
 
 
 def strip_udp(packet: bytes, marker_length: int) -> bytes:
-    """IP/UDP/ESP becomes IP/ESP; `marker_length` octets behind the UDP header go too (RFC 3948 section 3.3)."""
+    """IP/UDP/ESP becomes IP/ESP, without the marker behind the UDP header (RFC 3948 section 3.3)."""
     header = parse_ip(packet)
     start = header.header_length + 8 + marker_length
     if header.protocol != UDP or start > header.total_length:

@@ -15,13 +15,11 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
 from cryptography.hazmat.primitives.constant_time import bytes_eq
 
+from .errors import FieldError
 
-class TransformError(ValueError):
-    """An algorithm or key that cannot be used; `field` is the configuration key at fault."""
 
-    def __init__(self, field: str, reason: str) -> None:
-        super().__init__(reason)
-        self.field = field
+class TransformError(FieldError):
+    """An algorithm or key that cannot be used."""
 
 
 class IntegrityError(Exception):
@@ -64,7 +62,7 @@ class _Aead(Protocol):
 
 
 class AeadTransform:
-    """AES-GCM-16 (RFC 4106) and ChaCha20-Poly1305 (RFC 7634): nonce is salt | IV, the IV the sequence number."""
+    """AES-GCM-16 (RFC 4106) and ChaCha20-Poly1305 (RFC 7634): nonce is salt | IV, IV the sequence."""
 
     iv_length = 8
     icv_length = 16
