@@ -118,7 +118,7 @@ class Node:
     inner: IPv4Interface | None = None
     """protected address of a peer"""
     inner_on_lo: bool = True
-    """whether the lab puts `inner` on lo; a peer with a TUN device of its own wants it there instead"""
+    """whether the lab puts `inner` on lo; a peer with a device of its own puts it there instead"""
     nat: Nat | None = None
     routes: tuple[Route, ...] | None = None
     """None: derived from the links"""

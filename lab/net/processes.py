@@ -7,7 +7,7 @@ import subprocess
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import IO
 
@@ -58,7 +58,8 @@ def _start_init() -> subprocess.Popen[bytes]:
     assert init.stdin is not None
     assert init.stdout is not None
     # An echo proves that cat runs and SIGCHLD is ignored: an orphan ending earlier would stay a zombie.
-    init.stdin.write(b"\n")
+    with suppress(BrokenPipeError):
+        init.stdin.write(b"\n")
     echo = init.stdout.read(1)
     init.stdout.close()
     if echo != b"\n":

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Collection
+from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, IPv4Interface
 
 from lab.net import paths
@@ -31,6 +32,16 @@ class Topology(Graph):
         if inner is None:
             raise TopologyError(f"{node} has no inner address: add `inner: 10.x.0.1/32` to it")
         return inner
+
+    def leaving_inner_to(self, nodes: Collection[str]) -> Topology:
+        """The same topology, except that the peers of `nodes` put their inner addresses on devices of their own.
+
+        Raises TopologyError for an unknown node.
+        """
+        for name in nodes:
+            self.node(name)
+        changed = tuple(replace(n, inner_on_lo=False) if n.name in nodes else n for n in self.nodes)
+        return replace(self, nodes=changed)
 
     def address(self, node: str) -> IPv4Address:
         """The address of `node`'s own interface towards the other peer; for a NAT its outside address."""

@@ -10,7 +10,7 @@
       lan: {left: 10.1.0.2/24, nat: 10.1.0.1/24}
       wan: {nat: 203.0.113.1/24, right: 203.0.113.2/24}
 
-Keys of a node: kind (peer, nat, router); routes: [{to, via}]; of a peer also inner and inner_on (lo, peer);
+Keys of a node: kind (peer, nat, router); routes: [{to, via}]; of a peer also inner;
 of a nat also inside, outside, forwards: [{port, to, protocol}], guard, drop_esp,
 ports (preserve, or a range).
 """
@@ -42,7 +42,7 @@ from lab.net.topology import Topology
 DIRECTORY = Path(__file__).parents[2] / "topologies"
 
 NODE_KEYS = {
-    Kind.PEER: ("kind", "inner", "inner_on", "routes"),
+    Kind.PEER: ("kind", "inner", "routes"),
     Kind.NAT: ("kind", "inside", "outside", "forwards", "guard", "drop_esp", "ports", "routes"),
     Kind.ROUTER: ("kind", "routes"),
 }
@@ -137,16 +137,10 @@ class _Reader:
             )
         kind = Kind(word)
         self.known(fields, NODE_KEYS[kind], f"{kind.value} {name}")
-        inner_on = self.text(fields["inner_on"], "inner_on") if "inner_on" in fields else "lo"
-        if inner_on not in ("lo", "peer"):
-            self.fail(
-                fields["inner_on"], f"unknown inner_on {inner_on!r}: use lo, or peer for a device of its own"
-            )
         return Node(
             name=name,
             kind=kind,
             inner=self.value(fields["inner"], IPv4Interface, "10.10.0.1/32") if "inner" in fields else None,
-            inner_on_lo=inner_on == "lo",
             nat=self.nat(fields) if kind is Kind.NAT else None,
             routes=self.routes(fields["routes"], name) if "routes" in fields else None,
         )

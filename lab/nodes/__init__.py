@@ -1,1 +1,1 @@
-"""Places where the processes of a peer run. One interface; today: network namespaces."""
+"""Where a peer's processes run. A peer driver uses lab.nodes.node.Node and never asks what is behind it."""

@@ -90,7 +90,7 @@ def test_every_option_of_a_nat():
         ("catalogue: T1", "catalog: T1", 3, "the topology has unknown key 'catalog'"),
         ("catalogue: T1", "title: again", 3, "the topology has 'title' twice"),
         ("title: initiator behind a NAT\n", "", 2, "the topology has no `title`"),
-        ("{kind: peer, inner: 10.10.0.1/32}", "{kind: peer, inner_on: tun}", 5, "unknown inner_on 'tun': use lo, or peer"),
+        ("{kind: peer, inner: 10.10.0.1/32}", "{kind: peer, inner: lo}", 5, "write it like 10.10.0.1/32"),
         ("{kind: peer, inner: 10.10.0.1/32}", "{kind: peer, routes: [{to: 0.0.0.0/0, via: 10.9.0.1}]}", 5, "left cannot reach 10.9.0.1: a route goes via an address on lan"),
         ("{kind: peer, inner: 10.10.0.1/32}", "{kind: peer, routes: [{to: 0.0.0.0/0}]}", 5, "a route of left has no `via`"),
         ("{kind: peer, inner: 10.10.0.1/32}", "{kind: peer, inside: lan}", 5, "peer left has unknown key 'inside'"),
