@@ -77,10 +77,8 @@ def pair() -> Iterator[Pair]:
         *("link", "add", "eth0", "type", "veth", "peer", "name", "eth0"),
         *("netns", f"/proc/{os.getpid()}/fd/{pair.right.fd}"),
     )
-    for side, address, mac in (
-        (pair.left, LEFT, "02:00:00:00:00:01"),
-        (pair.right, RIGHT, "02:00:00:00:00:02"),
-    ):
+    macs = {LEFT: "02:00:00:00:00:01", RIGHT: "02:00:00:00:00:02"}
+    for side, address in ((pair.left, LEFT), (pair.right, RIGHT)):
         side.ip("link", "set", "eth0", "address", macs[address])
         side.ip("address", "add", f"{address}/24", "dev", "eth0")
         with side.entered(), open("/proc/sys/net/ipv6/conf/eth0/disable_ipv6", "w") as file:
