@@ -5,9 +5,12 @@ The writer is ours because scapy's knows neither nanoseconds nor a file without 
 
 from __future__ import annotations
 
+import gzip
 import struct
-from collections.abc import Iterable, Mapping, Sequence
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 from scapy.error import Scapy_Exception
 from scapy.utils import RawPcapNgReader, RawPcapReader
@@ -22,10 +25,19 @@ _IF_NAME, _IF_DESCRIPTION, _IF_TSRESOL = 2, 3, 9
 _EPB_FLAGS = 2
 _INBOUND, _OUTBOUND = 1, 2
 _NO_MAC = bytes(12)
+_GZIP_MAGIC = b"\x1f\x8b"
+_PCAP_RECORD_HEADER, _PCAPNG_BLOCK_TYPE = 16, 4
 
 
 class CaptureFileError(ValueError):
-    """A capture file cannot be read; the message names the file and what is wrong with it."""
+    """A capture file cannot be read; the message names the file and what is wrong with it.
+
+    `frames` holds what could be read before that point.
+    """
+
+    def __init__(self, message: str, frames: Sequence[Frame] = ()) -> None:
+        super().__init__(message)
+        self.frames = tuple(frames)
 
 
 def write_pcapng(
@@ -64,33 +76,67 @@ def write_pcapng(
 
 
 def read_capture(path: Path | str, link: str | None = None) -> list[Frame]:
-    """Frames of a pcap or pcapng file, numbered from 1 in file order, each from Ethernet on.
+    """Frames of a pcap or pcapng file, gzipped or not, numbered from 1 in file order, from Ethernet on.
 
     The link is the interface's name where the file has one, else `link`, else the file's stem. Packets of
     other link types (Linux cooked, raw IP, BSD null) get an Ethernet header of zero addresses. Raises
-    CaptureFileError for what is no capture or a link type we cannot read.
+    CaptureFileError for what is no capture, ends within a packet, or has a link type we cannot read.
     """
     path = Path(path)
-    default = path.stem if link is None else link
     frames: list[Frame] = []
     try:
-        with RawPcapReader(str(path)) as reader:
-            for number, (data, meta) in enumerate(reader, 1):
-                if isinstance(reader, RawPcapNgReader):
-                    kind = meta.linktype
-                    ticks = ((meta.tshigh or 0) << 32) + (meta.tslow or 0)
-                    time_ns = ticks * 1_000_000_000 // meta.tsresol
-                    name = meta.ifname.decode("utf-8", "replace") if meta.ifname else default
-                    outgoing = meta.direction == _OUTBOUND
-                else:
-                    kind, name, outgoing = reader.linktype, default, False
-                    time_ns = meta.sec * 1_000_000_000 + meta.usec * (1 if reader.nano else 1000)
-                frames.append(Frame(time_ns, name, _ethernet(data, kind, path, number), outgoing, number))
-    except (Scapy_Exception, EOFError, struct.error) as error:
-        raise CaptureFileError(f"{path}: no pcap or pcapng file ({error})") from error
+        with path.open("rb") as file:
+            packed = file.peek(2)[:2] == _GZIP_MAGIC
+            watched = _Watched(gzip.GzipFile(fileobj=file) if packed else file)
+            for frame in _read(watched, path, path.stem if link is None else link):
+                # A file that ends within a packet still yields what is left of that packet.
+                if not watched.is_cut:
+                    frames.append(frame)
+    except (Scapy_Exception, EOFError, zlib.error, struct.error) as error:
+        raise CaptureFileError(f"{path}: no pcap or pcapng file ({error})", frames) from error
     except OSError as error:
-        raise CaptureFileError(f"{path}: {error.strerror or error}") from error
+        raise CaptureFileError(f"{path}: {error.strerror or error}", frames) from error
+    if watched.is_cut:
+        raise CaptureFileError(f"{path}: cut short after packet {len(frames)}", frames)
     return frames
+
+
+def _read(file: _Watched, path: Path, default: str) -> Iterator[Frame]:
+    reader = RawPcapReader(file)
+    for number, (data, meta) in enumerate(reader, 1):
+        if isinstance(reader, RawPcapNgReader):
+            linktype = meta.linktype
+            ticks = ((meta.tshigh or 0) << 32) + (meta.tslow or 0)
+            time_ns = ticks * 1_000_000_000 // meta.tsresol
+            name = meta.ifname.decode("utf-8", "replace") if meta.ifname else default
+            outgoing = meta.direction == _OUTBOUND
+        else:
+            linktype, name, outgoing = reader.linktype, default, False
+            time_ns = meta.sec * 1_000_000_000 + meta.usec * (1 if reader.nano else 1000)
+        yield Frame(time_ns, name, _ethernet(data, linktype, path, number), outgoing, number)
+
+
+class _Watched:
+    """A file that knows whether it ended within a record: scapy only logs that."""
+
+    name = "capture"
+
+    def __init__(self, file: gzip.GzipFile | BinaryIO) -> None:
+        self._file = file
+        self.is_cut = False
+
+    def read(self, size: int) -> bytes:
+        try:
+            data = self._file.read(size)
+        except (EOFError, zlib.error):
+            self.is_cut = True
+            return b""
+        at_record_start = not data and size in (_PCAP_RECORD_HEADER, _PCAPNG_BLOCK_TYPE)
+        self.is_cut = self.is_cut or (len(data) < size and not at_record_start)
+        return data
+
+    def close(self) -> None:
+        self._file.close()
 
 
 def _ethernet(data: bytes, linktype: int, path: Path, number: int) -> bytes:
