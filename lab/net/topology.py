@@ -34,7 +34,7 @@ class Topology(Graph):
         return inner
 
     def leaving_inner_to(self, nodes: Collection[str]) -> Topology:
-        """The same topology, except that the peers of `nodes` put their inner addresses on devices of their own.
+        """The same topology, but the peers `nodes` put their inner addresses on devices of their own.
 
         Raises TopologyError for an unknown node.
         """

@@ -79,7 +79,7 @@ def restore(namespace: Namespace, rules: str, backend: Backend, lock: Path) -> N
 
 @lru_cache(maxsize=1)
 def default_backend() -> Backend:
-    """The first backend that loads a NAT into an empty namespace. Raises NetworkError naming why none does."""
+    """The first backend that loads a NAT into an empty namespace. Raises NetworkError with the reasons."""
     rules = nat_rules(NatConfig(inside=("lan",), outside="wan"))
     reasons = []
     for backend in BACKENDS:
