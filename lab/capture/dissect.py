@@ -35,6 +35,10 @@ def _malformed(facts: dict[str, Any], why: str) -> None:
     facts["why"] = why
 
 
+def _octets(data: bytes) -> str:
+    return f"{len(data)} octet{'' if len(data) == 1 else 's'}"
+
+
 def _ethernet(data: bytes, ports: Ports, facts: dict[str, Any]) -> None:
     offset = 12
     ethertype = int.from_bytes(data[offset : offset + 2], "big")
@@ -43,7 +47,7 @@ def _ethernet(data: bytes, ports: Ports, facts: dict[str, Any]) -> None:
         ethertype = int.from_bytes(data[offset : offset + 2], "big")
     packet = data[offset + 2 :]
     if len(data) < offset + 2:
-        _malformed(facts, f"Ethernet header cut at {len(data)} octets")
+        _malformed(facts, f"Ethernet header cut at {_octets(data)}")
     elif ethertype == 0x0800:
         _ipv4(packet, ports, facts)
     elif ethertype == 0x86DD:
@@ -57,7 +61,7 @@ def _ethernet(data: bytes, ports: Ports, facts: dict[str, Any]) -> None:
 def _ipv4(packet: bytes, ports: Ports, facts: dict[str, Any]) -> None:
     facts["ip_version"] = 4
     if len(packet) < 20:
-        return _malformed(facts, f"IPv4 header cut at {len(packet)} octets")
+        return _malformed(facts, f"IPv4 header cut at {_octets(packet)}")
     header, total = (packet[0] & 15) * 4, int.from_bytes(packet[2:4], "big")
     flags = int.from_bytes(packet[6:8], "big")
     facts["ip_length"], facts["ttl"], facts["proto"] = total, packet[8], packet[9]
@@ -73,7 +77,7 @@ def _ipv4(packet: bytes, ports: Ports, facts: dict[str, Any]) -> None:
 def _ipv6(packet: bytes, ports: Ports, facts: dict[str, Any]) -> None:
     facts["ip_version"] = 6
     if len(packet) < 40:
-        return _malformed(facts, f"IPv6 header cut at {len(packet)} octets")
+        return _malformed(facts, f"IPv6 header cut at {_octets(packet)}")
     length, following = int.from_bytes(packet[4:6], "big"), packet[6]
     facts["ip_length"], facts["ttl"], facts["proto"] = 40 + length, packet[7], following
     facts["src"] = socket.inet_ntop(socket.AF_INET6, packet[8:24])
@@ -85,7 +89,7 @@ def _ipv6(packet: bytes, ports: Ports, facts: dict[str, Any]) -> None:
     body = packet[40 : 40 + length]
     while following in _IPV6_OPTIONS or following == _IPV6_FRAGMENT:
         if len(body) < 8:
-            return _malformed(facts, f"IPv6 extension header {following} cut at {len(body)} octets")
+            return _malformed(facts, f"IPv6 extension header {following} cut at {_octets(body)}")
         size = 8
         if following == _IPV6_FRAGMENT:
             field = int.from_bytes(body[2:4], "big")
@@ -114,19 +118,19 @@ def _transport(proto: int, body: bytes, ports: Ports, facts: dict[str, Any]) -> 
     elif proto in (_PROTO_ICMP, _PROTO_ICMPV6):
         facts["kind"] = Kind.ICMP
         if len(body) < 4:
-            return _malformed(facts, f"ICMP header cut at {len(body)} octets")
+            return _malformed(facts, f"ICMP header cut at {_octets(body)}")
         facts["icmp_type"], facts["icmp_code"] = body[0], body[1]
     elif proto == _PROTO_TCP:
         facts["kind"] = Kind.TCP
         if len(body) < 20:
-            return _malformed(facts, f"TCP header cut at {len(body)} octets")
+            return _malformed(facts, f"TCP header cut at {_octets(body)}")
         facts["sport"], facts["dport"] = struct.unpack_from("!HH", body)
     return None
 
 
 def _udp(body: bytes, ports: Ports, facts: dict[str, Any]) -> None:
     if len(body) < 8:
-        return _malformed(facts, f"UDP header cut at {len(body)} octets")
+        return _malformed(facts, f"UDP header cut at {_octets(body)}")
     sport, dport, length, checksum = struct.unpack_from("!HHHH", body)
     facts.update(sport=sport, dport=dport, udp_length=length, udp_checksum=checksum, payload=body[8:length])
     if not 8 <= length <= len(body):
@@ -152,7 +156,7 @@ def _udp(body: bytes, ports: Ports, facts: dict[str, Any]) -> None:
 def _on_nat_t_port(payload: bytes, facts: dict[str, Any]) -> None:
     """RFC 3948 §2.2: a zero first word is the non-ESP marker, anything else an SPI."""
     if len(payload) < 4:
-        return _malformed(facts, f"{len(payload)} octets on the NAT-T port: no keepalive, marker or SPI")
+        return _malformed(facts, f"{_octets(payload)} on the NAT-T port: no keepalive, marker or SPI")
     if not payload.startswith(NON_ESP_MARKER):
         facts["kind"] = Kind.ESP_IN_UDP
         if _looks_like_ike(payload):
@@ -176,7 +180,7 @@ def _on_ike_port(payload: bytes, facts: dict[str, Any]) -> None:
 def _esp(octets: bytes, facts: dict[str, Any]) -> None:
     # Linux takes exactly an ESP header and nothing behind it for no ESP either.
     if len(octets) <= 8:
-        return _malformed(facts, f"{len(octets)} octets: too short for ESP")
+        return _malformed(facts, f"{_octets(octets)}: too short for ESP")
     facts["spi"], facts["seq"] = struct.unpack_from("!LL", octets)
     if facts["spi"] == 0:
         return _malformed(facts, "ESP with SPI 0")
@@ -187,7 +191,7 @@ def _esp(octets: bytes, facts: dict[str, Any]) -> None:
 
 def _ike(octets: bytes, facts: dict[str, Any]) -> None:
     if len(octets) < HEADER.size:
-        return _malformed(facts, f"IKE header cut at {len(octets)} octets")
+        return _malformed(facts, f"IKE header cut at {_octets(octets)}")
     if octets.startswith(ZERO_SPI[:4]) and facts["kind"] is Kind.IKE_MARKED and _looks_like_ike(octets[4:]):
         return _malformed(facts, "IKE behind two non-ESP markers")
     if octets.startswith(ZERO_SPI):

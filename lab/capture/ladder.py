@@ -50,7 +50,12 @@ def ladder(
     for index, row in enumerate(rows):
         if index in kept:
             lines += _elided(skipped)
-            lines.append(sheet.line(row, marked[index]))
+            line = sheet.line(row, marked[index])
+            lines.append(line)
+            # What is wrong with a packet must not be lost to the width.
+            wrong = next(iter(row.values())).why
+            if wrong and len(line) > width:
+                lines.append(f"{'':{_HEAD}}└ {wrong}")
             skipped = 0
         else:
             skipped += 1

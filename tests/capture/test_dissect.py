@@ -165,7 +165,7 @@ def test_a_broken_payload_chain_is_told(recorded: Callable[[str], list[Seen]]) -
     [
         (b"\xff", Kind.KEEPALIVE, ""),
         (b"", Kind.MALFORMED, "0 octets on the NAT-T port"),
-        (b"\xfe", Kind.MALFORMED, "1 octets on the NAT-T port"),
+        (b"\xfe", Kind.MALFORMED, "1 octet on the NAT-T port"),
         (b"\xff\xff", Kind.MALFORMED, "2 octets on the NAT-T port"),
         (b"\xff" * 8, Kind.MALFORMED, "8 octets: too short for ESP"),
         (b"\xff" * 9, Kind.ESP_IN_UDP, ""),
@@ -178,7 +178,7 @@ def test_a_broken_payload_chain_is_told(recorded: Callable[[str], list[Seen]]) -
         (bytes(4) + bytes(28), Kind.MALFORMED, "IKE with a zero initiator SPI"),
         (bytes(4) + IKEV2[:-1], Kind.MALFORMED, "IKE header cut at 27 octets"),
         (bytes(4) + IKEV2[:-1] + b"\x1d", Kind.MALFORMED, "IKE length field 29, 28 octets are here"),
-        (b"\0\0\0\0\xff", Kind.MALFORMED, "IKE header cut at 1 octets"),
+        (b"\0\0\0\0\xff", Kind.MALFORMED, "IKE header cut at 1 octet"),
     ],
 )
 def test_demultiplexing_on_the_nat_t_port(payload: bytes, kind: Kind, why: str) -> None:
