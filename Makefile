@@ -1,0 +1,28 @@
+.PHONY: help setup interop test lint bench clean
+
+help:
+	@echo "make interop  run the interop suite: matrix of verdicts, reports/latest/junit.xml"
+	@echo "make test     the project's own tests, linters and type checks"
+	@echo "make bench    set-up and churn costs of a lab on this machine"
+	@echo "make setup    only install what is missing"
+
+setup:
+	@scripts/setup
+
+interop: setup
+	@.venv/bin/nattlab run
+
+test: setup lint
+	.venv/bin/python -m pytest
+
+lint: setup
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+	.venv/bin/lint-imports
+
+bench: setup
+	.venv/bin/python tests/bench/bench_setup.py
+
+clean:
+	rm -rf .venv reports build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

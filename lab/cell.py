@@ -1,0 +1,187 @@
+"""A cell come to life: network, self-proof, capture, two peers, and what a scenario may do with them."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from lab.capture.packets import Packets
+from lab.capture.pcapng import write_pcapng
+from lab.capture.recorder import CapturePoint, Recorder
+from lab.net import topology_file
+from lab.net.topology import Topology
+from lab.nodes.network import Network
+from lab.nodes.proof import prove
+from lab.peers import traffic
+from lab.peers.peer import Endpoint, Peer, PeerError
+from lab.peers.registry import PEERS
+from lab.probe import require
+from lab.scenario import CellSpec
+from lab.wait import DeadlineExceededError
+
+T = TypeVar("T")
+
+BASE_NEEDS = ("root", "netns", "pidns")
+
+
+class Cell:
+    """Everything one scenario function works with.
+
+    `left` initiates. Peers are made by `up()` or `start()`; the network has proved itself before that, and
+    the capture sees everything since.
+    """
+
+    def __init__(self, spec: CellSpec, network: Network, recorder: Recorder) -> None:
+        self.spec = spec
+        self.network = network
+        self.recorder = recorder
+        self.connection = spec.make_connection()
+        self._peers: dict[str, Peer] = {}
+
+    @property
+    def topology(self) -> Topology:
+        """The network's description."""
+        return self.network.topology
+
+    @property
+    def version(self) -> str:
+        """How SAs come to be in this cell: one of lab.peers.peer.VERSIONS."""
+        return self.spec.version
+
+    @property
+    def left(self) -> Any:
+        """The initiating peer (a lab.peers driver)."""
+        return self.peer("left")
+
+    @property
+    def right(self) -> Any:
+        """The responding peer (a lab.peers driver)."""
+        return self.peer("right")
+
+    def peer(self, side: str) -> Peer:
+        """The peer at `side`; PeerError if the scenario has not started it."""
+        if side not in self._peers:
+            raise PeerError(f"the {side} peer was not started: call cell.up() or cell.start({side!r}) first")
+        return self._peers[side]
+
+    @property
+    def seen(self) -> Packets:
+        """Every packet captured so far, on all links."""
+        return self.recorder.seen()
+
+    def endpoint(self, side: str) -> Endpoint:
+        """One end of the connection, as the topology lays it out."""
+        other = "right" if side == "left" else "left"
+        net = self.topology
+        return Endpoint(
+            name=side,
+            node=self.network.nodes[side],
+            address=str(net.address(side)),
+            remote=str(net.seen_as(other, side) if net.is_behind_nat(other) else net.reach(side, other)),
+            inner=str(net.inner(side).ip),
+            remote_inner=str(net.inner(other).ip),
+            behind_nat=net.is_behind_nat(side),
+            remote_behind_nat=net.is_behind_nat(other),
+        )
+
+    def start(self, *sides: str, **changes: Any) -> None:
+        """Start the peers at `sides` (both by default); `changes` are fields of Connection."""
+        if changes:
+            self.connection = replace(self.connection, **changes)
+        for side in sides or ("right", "left"):
+            driver = PEERS[self.spec.left if side == "left" else self.spec.right]
+            driver.check(self.connection)
+            require(*driver.needs(self.connection))
+            peer = driver(self.endpoint(side), self.connection)
+            self._peers[side] = peer
+            peer.start()
+
+    def up(self, **changes: Any) -> None:
+        """Start both peers, connect from the left, wait until both ends have their SAs."""
+        self.start(**changes)
+        self.connect()
+
+    def connect(self) -> None:
+        """Connect the started peers from the left."""
+        self.left.connect()
+        self.right.wait_connected()
+
+    def ping(self, count: int = 1, **options: Any) -> None:
+        """Ping from left to right inside the tunnel; every echo must be answered."""
+        end = self.endpoint("left")
+        traffic.ping(end.node, end.inner, end.remote_inner, count, **options)
+
+    def ping_back(self, count: int = 1, **options: Any) -> None:
+        """Ping from right to left inside the tunnel."""
+        end = self.endpoint("right")
+        traffic.ping(end.node, end.inner, end.remote_inner, count, **options)
+
+    def transfer(self, octets: int = 65536) -> None:
+        """Send a file over TCP from left to right inside the tunnel and compare it."""
+        left, right = self.endpoint("left"), self.endpoint("right")
+        traffic.transfer(left.node, left.inner, right.node, right.inner, octets)
+
+    def until(self, condition: Callable[[Packets], T], describe: str, deadline: float = 5.0) -> T:
+        """Wait until the packets satisfy `condition`; DeadlineExceededError shows what came instead."""
+        return self.recorder.wait_for(condition, describe, deadline)
+
+    def watch_for(self, seconds: float, unwanted: Callable[[Packets], object]) -> None:
+        """Watch the wire for `seconds`, or less if `unwanted` packets turn up; then expect on them."""
+        with contextlib.suppress(DeadlineExceededError):
+            self.recorder.wait_for(unwanted, "nothing", seconds)
+
+    def stop_peers(self) -> None:
+        """Stop both peers, the initiator first so that its DELETE still finds the other."""
+        for side in ("left", "right"):
+            if side in self._peers:
+                self._peers[side].stop()
+
+    def releases(self) -> dict[str, str]:
+        """Name and version of each side's implementation."""
+        return {
+            side: PEERS[name].release()
+            for side, name in (("left", self.spec.left), ("right", self.spec.right))
+        }
+
+    def save_evidence(self, folder: Path) -> None:
+        """Write captures, configurations, logs and NAT rules into `folder`."""
+        folder.mkdir(parents=True, exist_ok=True)
+        trace = self.recorder.trace
+        write_pcapng(folder / "capture.pcapng", trace.frames, trace.comments, trace.links)
+        for side, peer in self._peers.items():
+            for path in peer.logs():
+                target = folder / side / path.name
+                target.parent.mkdir(exist_ok=True)
+                shutil.copyfile(path, target)
+        for name in self.topology.nats:
+            (folder / f"{name}.rules").write_text(self.network.nat(name).rules)
+
+
+@contextlib.contextmanager
+def opened(spec: CellSpec, scratch: Path) -> Iterator[Cell]:
+    """Build the cell's network, let it prove itself, capture on every link; take all of it down after.
+
+    Raises UnsupportedError, UnavailableError, BrokenLabError before anything of the scenario has run.
+    """
+    spec.check_support()
+    connection = spec.make_connection()
+    for name in (spec.left, spec.right):
+        require(*PEERS[name].needs(connection))
+    require(*BASE_NEEDS, *spec.scenario.needs)
+    topology = topology_file.load(spec.topology)
+    own_device = [
+        side for side, name in (("left", spec.left), ("right", spec.right)) if PEERS[name].owns_inner
+    ]
+    with Network.build(topology, scratch, inner_left_to=own_device) as network:
+        prove(network)
+        points = [CapturePoint(p.link, p.interface, p.namespace) for p in network.capture_points()]
+        with Recorder(points) as recorder:
+            cell = Cell(spec, network, recorder)
+            try:
+                yield cell
+            finally:
+                cell.stop_peers()

@@ -1,0 +1,53 @@
+"""Starting a daemon that says READY=1 (sd_notify) and waiting for it."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Mapping, Sequence
+
+from lab.nodes.node import Node, Program
+from lab.peers.peer import PeerError
+from lab.wait import DeadlineExceededError, wait_until
+
+
+def start_ready(
+    node: Node,
+    argv: Sequence[str],
+    name: str,
+    env: Mapping[str, str],
+    last_words: Callable[[], str],
+    deadline: float = 10.0,
+) -> Program:
+    """Start `argv` in `node` and return once it has sent READY=1 to NOTIFY_SOCKET.
+
+    Raises PeerError with `last_words()` if it ends before, or stays silent for `deadline` seconds.
+    """
+    path = node.scratch / f"{name}.notify"
+    path.unlink(missing_ok=True)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
+        notify.bind(str(path))
+        notify.setblocking(False)
+        program = node.start(argv, name=name, env={**env, "NOTIFY_SOCKET": str(path)})
+
+        def is_ready() -> bool:
+            if program.poll() is not None:
+                raise PeerError(
+                    f"{name} on {node.name} ended with status {program.returncode} before it was ready: "
+                    f"{last_words()}"
+                )
+            try:
+                return b"READY=1" in notify.recv(4096)
+            except BlockingIOError:
+                return False
+
+        try:
+            wait_until(is_ready, f"{name} on {node.name} to say READY=1", deadline)
+        except DeadlineExceededError as error:
+            program.kill()
+            raise PeerError(f"{error}; it said: {last_words()}") from error
+    return program
+
+
+def last_lines(text: str, count: int = 6) -> str:
+    """The last `count` lines of a log on one line, or a word for an empty one."""
+    return " | ".join(text.strip().splitlines()[-count:]) or "(nothing)"

@@ -1,0 +1,19 @@
+"""The peers there are, by name."""
+
+from __future__ import annotations
+
+from lab.peers.natt import Natt
+from lab.peers.peer import Peer
+from lab.peers.strongswan import StrongSwan
+
+PEERS: dict[str, type[Peer]] = {peer.name: peer for peer in (Natt, StrongSwan)}
+
+
+def pairs() -> list[tuple[str, str]]:
+    """Every ordered pair of peers that has a version in common."""
+    return [
+        (left, right)
+        for left, one in PEERS.items()
+        for right, other in PEERS.items()
+        if one.capabilities.versions & other.capabilities.versions
+    ]

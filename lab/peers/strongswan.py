@@ -1,0 +1,284 @@
+"""strongSwan: one charon-systemd per node, driven over vici.
+
+Where the kernel has ESP, charon uses kernel-netlink and detects NATs honestly. Elsewhere it carries ESP
+itself with kernel-libipsec, which knows only ESP in UDP and therefore fakes its NAT detection source hash.
+For connections without a child SA kernel-netlink serves on any kernel.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import subprocess
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import vici
+
+from lab.nodes.node import Program
+from lab.peers.peer import (
+    AUTO,
+    FORCE,
+    IKEV1_AGGRESSIVE,
+    IKEV1_MAIN,
+    IKEV2,
+    OFF,
+    Capabilities,
+    Connection,
+    Endpoint,
+    Peer,
+    PeerError,
+)
+from lab.peers.readiness import last_lines, start_ready
+from lab.probe import CHARON, probe
+from lab.wait import wait_until
+
+VICI_DEADLINE = 10.0
+INITIATE_DEADLINE = 15.0
+
+_ESP = {
+    "aes-gcm-16": "aes128gcm16",
+    "aes-cbc-hmac-sha1": "aes128-sha1",
+    "aes-cbc-hmac-sha2-256": "aes128-sha256",
+}
+_PLUGINS = (
+    "aes aesni sha2 sha1 md5 random nonce openssl gmp curve25519 hmac kdf gcm ctr cmac xcbc drbg"
+    "{backend} kernel-netlink socket-default vici"
+)
+_CONFIGURATION = """charon-systemd {{
+  load = {plugins}
+  retransmit_tries = 3
+  retransmit_timeout = 1.0
+  keep_alive = {keepalive}
+  i_dont_care_about_security_and_use_aggressive_mode_psk = yes
+  plugins {{
+    vici {{ socket = unix://{vici} }}
+    kernel-libipsec {{ load = {libipsec} }}
+  }}
+  filelog {{
+    lab {{
+      path = {log}
+      time_format = %s
+      time_add_ms = yes
+      flush_line = yes
+      default = 1
+      ike = 2
+    }}
+  }}
+  journal {{ default = -1 }}
+}}
+"""
+
+
+class StrongSwan(Peer):
+    """A charon-systemd in a node of its own."""
+
+    name = "strongswan"
+    capabilities = Capabilities(
+        versions=frozenset({IKEV1_MAIN, IKEV1_AGGRESSIVE, IKEV2}),
+        modes=frozenset({"tunnel", "transport"}),
+        encapsulations=frozenset({AUTO, FORCE, OFF}),
+        features=frozenset({"ike", "keepalive", "nat-detection"}),
+    )
+
+    def __init__(self, endpoint: Endpoint, connection: Connection) -> None:
+        super().__init__(endpoint, connection)
+        self._program: Program | None = None
+        self._session: Any = None
+        self._socket: socket.socket | None = None
+
+    @classmethod
+    def needs(cls, connection: Connection) -> tuple[str, ...]:
+        """A child SA needs an ESP, and only the kernel's does more than tunnels in UDP."""
+        base = ("charon", "vici")
+        if not connection.child:
+            return base
+        if connection.mode == "transport" or connection.encapsulation == OFF:
+            return (*base, "INET_ESP")
+        return base if probe("INET_ESP").present else (*base, "TUN", "kernel-libipsec")
+
+    @classmethod
+    @cache
+    def release(cls) -> str:
+        """``strongSwan 5.9.8`` as installed."""
+        # charon-systemd has no --version: it would start. swanctl belongs to the same source package.
+        argv = ["swanctl", "--version", "--uri", "unix:///nonexistent"]
+        try:
+            done = subprocess.run(argv, capture_output=True, text=True, timeout=10)
+        except OSError:
+            return "strongSwan (not installed)"
+        words = next(
+            (
+                line.split()
+                for line in (done.stdout + done.stderr).splitlines()
+                if line.startswith("strongSwan ")
+            ),
+            [],
+        )
+        return " ".join(words[:2]) or "strongSwan (release unknown)"
+
+    @property
+    def userland_esp(self) -> bool:
+        """Whether this charon carries ESP itself (kernel-libipsec)."""
+        return self.connection.child and not probe("INET_ESP").present
+
+    def start(self) -> None:
+        """Start charon, wait for READY=1 and for vici to answer, load the connection."""
+        node = self.endpoint.node
+        vici_path = node.scratch / "vici"
+        configuration = node.write_file(
+            "strongswan.conf",
+            _CONFIGURATION.format(
+                plugins=_PLUGINS.format(backend=" kernel-libipsec" if self.userland_esp else ""),
+                keepalive=f"{self.connection.keepalive:g}s",
+                vici=vici_path,
+                libipsec="yes" if self.userland_esp else "no",
+                log=self._log,
+            ),
+        )
+        self._program = start_ready(
+            node, [CHARON], "charon", {**os.environ, "STRONGSWAN_CONF": str(configuration)}, self._last_words
+        )
+        with self._told("load the connection"):
+            self._open_vici(vici_path)
+            self._load()
+
+    def _open_vici(self, path: Path) -> None:
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._socket.settimeout(VICI_DEADLINE)
+        self._socket.connect(str(path))
+        self._session = vici.Session(self._socket)
+        self._session.version()
+
+    def _load(self) -> None:
+        connection, end = self.connection, self.endpoint
+        me, other = ("left.test", "right.test") if end.name == "left" else ("right.test", "left.test")
+        self._session.load_shared({"id": "lab", "type": "IKE", "data": connection.secret})
+        child: dict[str, Any] = {
+            "mode": connection.mode,
+            "esp_proposals": [_ESP[connection.esp]],
+            "local_ts": [f"{end.inner}/32"],
+            "remote_ts": [f"{end.remote_inner}/32"],
+        }
+        if connection.mode == "transport":
+            child["local_ts"] = child["remote_ts"] = ["dynamic"]
+        self._session.load_conn(
+            {
+                "lab": {
+                    "version": "2" if connection.version == IKEV2 else "1",
+                    "aggressive": "yes" if connection.version == IKEV1_AGGRESSIVE else "no",
+                    "local_addrs": [end.address],
+                    "remote_addrs": [end.remote],
+                    "proposals": ["aes128-sha256-ecp256"],
+                    "encap": "yes" if connection.encapsulation == FORCE else "no",
+                    "mobike": "yes" if connection.mobike else "no",
+                    "local": {"auth": "psk", "id": me},
+                    "remote": {"auth": "psk", "id": other},
+                    "children": {"net": child} if connection.child else {},
+                }
+            }
+        )
+
+    def connect(self) -> None:
+        """Initiate the IKE SA and its child; returns when both are installed here."""
+        request: dict[str, str] = {"ike": "lab", "timeout": str(int(INITIATE_DEADLINE * 1000))}
+        if self.connection.child:
+            request["child"] = "net"
+        assert self._socket is not None
+        self._socket.settimeout(INITIATE_DEADLINE + 5)
+        with self._told("initiate"):
+            for _ in self._session.initiate(request):
+                pass
+        self._socket.settimeout(VICI_DEADLINE)
+
+    def wait_connected(self) -> None:
+        """Wait for ESTABLISHED, and for INSTALLED where a child was asked for."""
+        with self._told("establish its SA"):
+            wait_until(
+                self._is_connected,
+                lambda: f"strongswan on {self.endpoint.name} to install its SAs; it has {self.sas()}",
+                INITIATE_DEADLINE,
+            )
+
+    def _is_connected(self) -> bool:
+        for sa in self.sas():
+            children = sa.get("child-sas", {}).values()
+            if sa.get("state") == "ESTABLISHED" and (
+                not self.connection.child or any(child.get("state") == "INSTALLED" for child in children)
+            ):
+                return True
+        return False
+
+    def sas(self) -> list[dict[str, Any]]:
+        """What vici lists: one mapping an IKE SA, its values as text."""
+        return [_text(sa) for listed in self._session.list_sas() for sa in listed.values()]
+
+    def inbound_spis(self) -> frozenset[int]:
+        """SPIs of the child SAs from the other end."""
+        children = [child for sa in self.sas() for child in sa.get("child-sas", {}).values()]
+        return frozenset(int(child["spi-in"], 16) for child in children if "spi-in" in child)
+
+    def nat_flags(self) -> frozenset[str]:
+        """Of ``nat-local``, ``nat-remote`` and ``nat-fake`` those that charon reports for its IKE SA."""
+        names = ("nat-local", "nat-remote", "nat-fake")
+        return frozenset(name for sa in self.sas() for name in names if sa.get(name) == "yes")
+
+    def stop(self) -> None:
+        """SIGTERM, which sends DELETE; SIGKILL if that does not end it."""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+        if self._program is not None:
+            self._program.terminate()
+
+    def is_alive(self) -> bool:
+        """Whether charon runs."""
+        return self._program is not None and self._program.poll() is None
+
+    @property
+    def pid(self) -> int:
+        """Process id of charon, as the lab sees it."""
+        assert self._program is not None
+        return self._program.pid
+
+    def logs(self) -> list[Path]:
+        """strongswan.conf, charon's log, its standard output and error."""
+        files = [self.endpoint.node.scratch / "strongswan.conf", self._log]
+        if self._program is not None:
+            files += [self._program.stdout, self._program.stderr]
+        return [file for file in files if file.exists()]
+
+    @property
+    def _log(self) -> Path:
+        return self.endpoint.node.scratch / "charon.log"
+
+    def _last_words(self) -> str:
+        for path in (self._log, self.endpoint.node.scratch / "charon.stderr"):
+            if path.exists() and (text := path.read_text(errors="replace").strip()):
+                return last_lines(text)
+        return "(nothing)"
+
+    @contextlib.contextmanager
+    def _told(self, step: str) -> Iterator[None]:
+        try:
+            yield
+        except (vici.exception.CommandException, OSError) as error:
+            state = "" if self.is_alive() else " (charon has died)"
+            raise PeerError(
+                f"strongswan on {self.endpoint.name} could not {step}{state}: {error}; "
+                f"its log ends: {self._last_words()}"
+            ) from error
+
+
+def _text(value: Any) -> Any:
+    """vici's octet strings as text, all the way down."""
+    if isinstance(value, bytes):
+        return value.decode(errors="replace")
+    if isinstance(value, dict):
+        return {_text(key): _text(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_text(item) for item in value]
+    return value

@@ -1,0 +1,222 @@
+"""The pytest plugin: scenarios become cells, cells get verdicts, verdicts become reports."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Generator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lab import probe
+from lab.cell import Cell, opened
+from lab.net import scratch, topology_file
+from lab.nodes.proof import BrokenLabError
+from lab.peers.peer import UnsupportedError
+from lab.peers.registry import PEERS
+from lab.report.folder import ReportFolder
+from lab.report.gatherer import Gatherer
+from lab.report.verdict import Result, Verdict
+from lab.scenario import ATTRIBUTE, CellSpec
+from lab.selection import Selection, SelectionError
+
+_WORKER_KEY = "nattlab_report"
+_folder_key = pytest.StashKey[ReportFolder]()
+_selection_key = pytest.StashKey[Selection]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the options of the lab."""
+    group = parser.getgroup("nattlab", "IPsec NAT traversal lab")
+    group.addoption("--cells", action="append", default=[], metavar="SELECTOR",
+                    help="only these cells: an id (ENC-01), a group (ENC) or a full name")  # fmt: skip
+    group.addoption("--peer", action="append", default=[], choices=sorted(PEERS),
+                    help="only cells with this peer at either end")  # fmt: skip
+    group.addoption(
+        "--topology", action="append", default=[], metavar="NAME", help="only cells on this topology"
+    )
+    group.addoption("--ipsec-version", action="append", default=[], metavar="VERSION",
+                    help="only cells of this version: manual, ikev1-main, ikev2 …")  # fmt: skip
+    group.addoption(
+        "--reports", default="reports", metavar="DIR", help="where reports go (default: %(default)s)"
+    )
+    group.addoption("--full-report", action="store_true", help="also write junit.xml and results.json there")
+    group.addoption(
+        "--keep-evidence", action="store_true", help="keep captures and logs of cells that passed, too"
+    )
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Prepare the selection and, on the controller, the report: before pytest looks for --junitxml."""
+    config.stash[_selection_key] = Selection(
+        cells=tuple(config.getoption("--cells")),
+        peers=tuple(config.getoption("--peer")),
+        topologies=tuple(config.getoption("--topology")),
+        versions=tuple(config.getoption("--ipsec-version")),
+    )
+    worker_input = getattr(config, "workerinput", None)
+    if worker_input is not None:
+        config.stash[_folder_key] = ReportFolder(Path(worker_input[_WORKER_KEY]))
+    else:
+        scratch.reap()
+        base = Path(config.getoption("--reports"))
+        folder = ReportFolder.new(base if base.is_absolute() else config.rootpath / base)
+        config.stash[_folder_key] = folder
+        full = config.getoption("--full-report")
+        if full and not config.option.xmlpath:
+            config.option.xmlpath = str(folder.path / "junit.xml")
+        config.pluginmanager.register(Gatherer(config, folder, full), "nattlab-gatherer")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Tell an xdist worker where this run's report is."""
+    node.workerinput[_WORKER_KEY] = str(node.config.stash[_folder_key].path)
+
+
+class CellItem(pytest.Function):
+    """One cell: a scenario function with its peers, topology and version."""
+
+    def __init__(self, *, spec: CellSpec, **options: Any) -> None:
+        super().__init__(**options)
+        self.spec = spec
+        self.result: Result | None = None
+
+
+def pytest_pycollect_makeitem(
+    collector: pytest.Module | pytest.Class, name: str, obj: object
+) -> list[CellItem] | None:
+    """Unfold a scenario function into its cells."""
+    declared = getattr(obj, ATTRIBUTE, None)
+    if declared is None:
+        return None
+    unknown = [name for name in declared.topologies if name not in topology_file.names()]
+    if unknown:
+        raise collector.CollectError(
+            f"{declared.id}: no topology {', '.join(unknown)}; there are {', '.join(topology_file.names())}"
+        )
+    return [
+        CellItem.from_parent(collector, name=spec.name, originalname=name, callobj=obj, spec=spec)
+        for spec in declared.cells()
+    ]
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Refuse a scenario id that two functions claim; apply --cells, --peer, --topology, --ipsec-version."""
+    owners: dict[str, str] = {}
+    for item in items:
+        if isinstance(item, CellItem):
+            owner = f"{item.path}::{item.originalname}"
+            if owners.setdefault(item.spec.scenario.id, owner) != owner:
+                raise pytest.UsageError(
+                    f"{item.spec.scenario.id} is claimed twice: {owners[item.spec.scenario.id]} and {owner}"
+                )
+    selection = config.stash[_selection_key]
+    if not selection.is_everything:
+        specs = [item.spec for item in items if isinstance(item, CellItem)]
+        try:
+            chosen = set(selection.choose(specs))
+        except SelectionError as error:
+            raise pytest.UsageError(str(error)) from error
+        dropped = [item for item in items if not (isinstance(item, CellItem) and item.spec.name in chosen)]
+        config.hook.pytest_deselected(items=dropped)
+        items[:] = [item for item in items if isinstance(item, CellItem) and item.spec.name in chosen]
+
+
+@pytest.fixture
+def cell(request: pytest.FixtureRequest) -> Iterator[Cell]:
+    """The cell of a scenario: a network that has proved itself, captured on every link, and its peers."""
+    item = request.node
+    if not isinstance(item, CellItem):
+        raise pytest.UsageError(f"{item.nodeid} asks for `cell` but is not marked with @scenario(…)")
+    folder = scratch.directory(item.spec.scenario.id)
+    try:
+        with opened(item.spec, folder) as made:
+            yield made
+            made.stop_peers()
+            result = item.result
+            if request.config.getoption("--keep-evidence") or (result is not None and result.verdict.is_bad):
+                made.save_evidence(request.config.stash[_folder_key].evidence(item.spec.name))
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+_SKIPS: dict[type[BaseException], Verdict] = {
+    UnsupportedError: Verdict.UNSUPPORTED,
+    probe.UnavailableError: Verdict.UNAVAILABLE,
+}
+_PREFIXES = {Verdict.UNSUPPORTED: "unsupported by the peer: ", Verdict.UNAVAILABLE: "unavailable here: "}
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Turn what a phase of a cell came to into a verdict, kept in properties that survive xdist."""
+    report = yield
+    if not isinstance(item, CellItem):
+        return report
+    error = call.excinfo.value if call.excinfo is not None else None
+    verdict = _verdict(report, error)
+    if verdict in _PREFIXES:
+        report.outcome = "skipped"
+        path, line = item.reportinfo()[:2]
+        report.longrepr = (str(path), (line or 0) + 1, f"{_PREFIXES[verdict]}{error}")
+    is_last_word = report.when == "call" or verdict is not Verdict.PASSED
+    if is_last_word and (item.result is None or not item.result.verdict.is_bad):
+        _conclude(item, verdict, _reason(call), call.duration)
+    report.user_properties = list(item.user_properties)
+    return report
+
+
+def _verdict(report: pytest.TestReport, error: BaseException | None) -> Verdict:
+    if error is None:
+        return Verdict.PASSED
+    if isinstance(error, BrokenLabError):
+        return Verdict.BROKEN_LAB
+    for kind, verdict in _SKIPS.items():
+        if isinstance(error, kind):
+            return verdict
+    if isinstance(error, pytest.skip.Exception):
+        # A scenario has no silent skip: it must say which of the two it is.
+        report.outcome = "failed"
+    return Verdict.FAILED
+
+
+def _reason(call: pytest.CallInfo[None]) -> str:
+    """What the exception says; with its type and place where it was not made to be read."""
+    if call.excinfo is None:
+        return ""
+    error = call.excinfo.value
+    if isinstance(error, (AssertionError, BrokenLabError, UnsupportedError, probe.UnavailableError)) and str(
+        error
+    ):
+        return "\n".join([str(error), *getattr(error, "__notes__", [])])
+    crash = call.excinfo._getreprcrash()
+    place = f" ({crash.path}:{crash.lineno})" if crash is not None else ""
+    return f"{type(error).__name__}: {error}{place}"
+
+
+def _conclude(item: CellItem, verdict: Verdict, reason: str, seconds: float) -> None:
+    spec = item.spec
+    item.result = Result(
+        cell=spec.name,
+        scenario=spec.scenario.id,
+        left=spec.left,
+        right=spec.right,
+        topology=spec.topology,
+        version=spec.version,
+        verdict=verdict,
+        reason=reason,
+        seconds=round(seconds, 3),
+        evidence=item.config.stash[_folder_key].evidence_name(spec.name) if verdict is Verdict.FAILED else "",
+    )
+    item.user_properties[:] = [
+        *((name, str(value)) for name, value in item.result.as_dict().items()),
+        ("title", spec.scenario.title),
+        ("left_release", PEERS[spec.left].release()),
+        ("right_release", PEERS[spec.right].release()),
+        ("kernel", probe.kernel()),
+    ]

@@ -1,0 +1,222 @@
+"""What this host and kernel can do, found out by doing it; a refusal names what is missing."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import platform
+import shutil
+import socket
+import struct
+import subprocess
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+
+from lab.net.namespace import Namespace
+
+UDP_ENCAP = 100
+AF_KEY = 15
+PF_KEY_V2 = 2
+TUNSETIFF = 0x400454CA
+IFF_TUN_NO_PI = 0x1001
+CHARON = "/usr/sbin/charon-systemd"
+
+
+class UnavailableError(Exception):
+    """This host lacks something a cell needs. It says nothing about the peers.
+
+    `missing` is the capability's name, for example ``INET_ESP``.
+    """
+
+    def __init__(self, missing: str, reason: str) -> None:
+        super().__init__(f"{missing}: {reason}")
+        self.missing = missing
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class Capability:
+    """One thing a host may or may not be able to do."""
+
+    name: str
+    present: bool
+    detail: str
+    """What was tried and what came of it."""
+    why: str
+    """What cannot run without it."""
+
+
+class _ProbeFailedError(Exception):
+    """The thing probed for is not there; the text says what was seen."""
+
+
+def _errno_text(error: OSError) -> str:
+    return f"{errno.errorcode.get(error.errno or 0, error.errno)} ({error.strerror})"
+
+
+def _root() -> str:
+    if os.geteuid() != 0:
+        raise _ProbeFailedError(f"running as uid {os.geteuid()}")
+    return "uid 0"
+
+
+def _netns() -> str:
+    try:
+        with Namespace.create("probe"):
+            return "unshare(CLONE_NEWNET) works"
+    except OSError as error:
+        raise _ProbeFailedError(f"unshare(CLONE_NEWNET): {_errno_text(error)}") from error
+
+
+def _tun() -> str:
+    try:
+        fd = os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC)
+    except OSError as error:
+        raise _ProbeFailedError(f"open /dev/net/tun: {_errno_text(error)}") from error
+    try:
+        with Namespace.create("probe") as namespace, namespace.entered():
+            fcntl.ioctl(fd, TUNSETIFF, struct.pack("16sH14x", b"probe0", IFF_TUN_NO_PI))
+    except OSError as error:
+        raise _ProbeFailedError(f"ioctl TUNSETIFF on /dev/net/tun: {_errno_text(error)}") from error
+    finally:
+        os.close(fd)
+    return "a TUN device can be made"
+
+
+def _run_inside(argv: list[str], stdin: str | None = None, **environment: str) -> None:
+    """Run a program in a throw-away network namespace; _ProbeFailedError with its last words if it fails."""
+    try:
+        with Namespace.create("probe") as namespace, namespace.entered():
+            done = subprocess.run(
+                argv,
+                input=stdin,
+                capture_output=True,
+                text=True,
+                timeout=20,
+                env={**os.environ, **environment},
+            )
+    except OSError as error:
+        raise _ProbeFailedError(f"{argv[0]}: {_errno_text(error)}") from error
+    if done.returncode:
+        words = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
+        raise _ProbeFailedError(f"{' '.join(argv[:3])}: {words[0]}")
+
+
+def _xfrm_esp() -> str:
+    state = "src 10.255.255.2 dst 10.255.255.1 proto esp spi 0x1000 mode tunnel auth hmac(sha1)"
+    key = "0x" + "11" * 20
+    _run_inside(["ip", "xfrm", "state", "add", *state.split(), key, "enc", "ecb(cipher_null)", ""])
+    return "the kernel takes an ESP state"
+
+
+def _pf_key() -> str:
+    try:
+        socket.socket(AF_KEY, socket.SOCK_RAW, PF_KEY_V2).close()
+    except OSError as error:
+        raise _ProbeFailedError(f"socket(AF_KEY): {_errno_text(error)}") from error
+    return "AF_KEY sockets open"
+
+
+def _udp_encap(kind: int) -> str:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        try:
+            sock.setsockopt(socket.IPPROTO_UDP, UDP_ENCAP, kind)
+        except OSError as error:
+            raise _ProbeFailedError(f"setsockopt(UDP_ENCAP, {kind}): {_errno_text(error)}") from error
+    return f"UDP_ENCAP {kind} is taken"
+
+
+def _iptables(backend: str) -> str:
+    program = shutil.which(f"iptables-{backend}-restore")
+    if program is None:
+        raise _ProbeFailedError(f"iptables-{backend}-restore is not installed (Debian package iptables)")
+    rules = "*nat\n-A POSTROUTING -j MASQUERADE\nCOMMIT\n*filter\n-A FORWARD -p esp -j DROP\n"
+    rules += "-A INPUT -m conntrack --ctstate NEW -j DROP\nCOMMIT\n"
+    with tempfile.TemporaryDirectory(prefix="nattlab-probe-") as folder:
+        _run_inside([program], rules, XTABLES_LOCKFILE=f"{folder}/lock")
+    return f"{program} loads a NAT"
+
+
+def _qdisc_netem() -> str:
+    _run_inside(["tc", "qdisc", "add", "dev", "lo", "root", "netem", "delay", "1ms"])
+    return "netem can be attached"
+
+
+def _program(path: str, package: str) -> str:
+    if not (os.path.isfile(path) and os.access(path, os.X_OK)):
+        raise _ProbeFailedError(f"{path} is not an executable file (Debian package {package})")
+    return path
+
+
+def _libipsec() -> str:
+    return _plugin("kernel-libipsec", "libcharon-extra-plugins")
+
+
+def _vici() -> str:
+    return _plugin("vici", "strongswan-swanctl")
+
+
+def _plugin(name: str, package: str) -> str:
+    path = f"/usr/lib/ipsec/plugins/libstrongswan-{name}.so"
+    if not os.path.isfile(path):
+        raise _ProbeFailedError(f"{path} is missing (Debian package {package})")
+    return path
+
+
+def _pid_namespace() -> str:
+    done = subprocess.run(["unshare", "--pid", "--fork", "true"], capture_output=True, text=True, timeout=20)
+    if done.returncode:
+        raise _ProbeFailedError(done.stderr.strip())
+    return "unshare(CLONE_NEWPID) works"
+
+
+_PROBES: dict[str, tuple[Callable[[], str], str]] = {
+    "root": (_root, "everything: namespaces, raw sockets and NAT rules need it"),
+    "netns": (_netns, "everything: each node is a network namespace"),
+    "pidns": (_pid_namespace, "leak-free stops: each lab's processes live in one PID namespace"),
+    "iptables-nft": (lambda: _iptables("nft"), "NATs by iptables on the nf_tables backend (default)"),
+    "iptables-legacy": (lambda: _iptables("legacy"), "NATs by iptables on the legacy backend"),
+    "TUN": (_tun, "the natt peer and strongSwan's userland ESP: both carry inner packets over a TUN device"),
+    "charon": (lambda: _program(CHARON, "charon-systemd"), "the strongswan peer"),
+    "vici": (_vici, "the strongswan peer: it is driven over vici"),
+    "kernel-libipsec": (_libipsec, "strongSwan where the kernel has no ESP"),
+    "UDP_ENCAP": (lambda: _udp_encap(2), "comparing our demultiplexing with this kernel's (RFC 3948)"),
+    "UDP_ENCAP_NON_IKE": (
+        lambda: _udp_encap(1),
+        "kernel sockets for draft 00/01 encapsulation (gone since Linux 6.10; natt does it in user space)",
+    ),
+    "INET_ESP": (_xfrm_esp, "kernel ESP: strongSwan without faked NAT detection, native ESP, transport mode"),
+    "NET_KEY": (_pf_key, "PF_KEY in the kernel: racoon, setkey and OpenIKED as peers"),
+    "netem": (_qdisc_netem, "delay and reordering by the kernel's own queueing discipline"),
+}
+
+
+@cache
+def probe(name: str) -> Capability:
+    """Find out whether this host has the capability `name`; KeyError for an unknown name."""
+    check, why = _PROBES[name]
+    try:
+        return Capability(name, True, check(), why)
+    except (_ProbeFailedError, OSError, subprocess.TimeoutExpired) as error:
+        return Capability(name, False, str(error), why)
+
+
+def names() -> list[str]:
+    """Every capability this module knows, in the order a person reads them."""
+    return list(_PROBES)
+
+
+def require(*wanted: str) -> None:
+    """Raise UnavailableError for the first of `wanted` that this host lacks."""
+    for name in wanted:
+        found = probe(name)
+        if not found.present:
+            raise UnavailableError(name, found.detail)
+
+
+def kernel() -> str:
+    """Name and release of the running kernel, for reports."""
+    return f"{platform.system()} {platform.release()}"

@@ -1,0 +1,53 @@
+"""Where the report of a run lies: reports/<time>-<pid>/, and reports/latest pointing at the newest."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import time
+from pathlib import Path
+
+KEPT = 10
+_RUN = re.compile(r"\d{8}-\d{6}-\d+")
+
+
+class ReportFolder:
+    """The folder of one run. It comes into being with the first thing written into it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @classmethod
+    def new(cls, base: Path) -> ReportFolder:
+        """Name a folder for a run that begins now; nothing is written yet."""
+        return cls(base / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}")
+
+    def create(self) -> Path:
+        """Make the folder and point ``latest`` at it; the oldest beyond KEPT go."""
+        if not self.path.exists():
+            self.path.mkdir(parents=True)
+            link = self.path.parent / f".latest-{os.getpid()}"
+            link.unlink(missing_ok=True)
+            link.symlink_to(self.path.name)
+            link.replace(self.path.parent / "latest")
+            runs = sorted(entry for entry in self.path.parent.iterdir() if _RUN.fullmatch(entry.name))
+            for old in runs[:-KEPT]:
+                shutil.rmtree(old, ignore_errors=True)
+        return self.path
+
+    @staticmethod
+    def evidence_name(cell: str) -> str:
+        """The folder of a cell's evidence, relative to the report, without brackets a shell would expand."""
+        return "cells/" + cell.replace("[", ".").rstrip("]")
+
+    def evidence(self, cell: str) -> Path:
+        """The folder of a cell's evidence; the caller makes it."""
+        return self.path / self.evidence_name(cell)
+
+    def shown(self) -> str:
+        """The path as a person would type it: relative to here where that is shorter."""
+        latest = self.path.parent / "latest"
+        path = latest if latest.exists() and latest.resolve() == self.path.resolve() else self.path
+        relative = os.path.relpath(path)
+        return relative if not relative.startswith("..") else str(path)

@@ -1,0 +1,142 @@
+"""Collects one result per cell on the controller, shows progress, and writes the report at the end."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from typing import Any
+
+import pytest
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from lab.report import matrix
+from lab.report.folder import ReportFolder
+from lab.report.verdict import Result
+
+
+class Gatherer:
+    """A pytest plugin of the controller. `full` writes a report and takes the terminal over from pytest."""
+
+    def __init__(self, config: pytest.Config, folder: ReportFolder, full: bool) -> None:
+        self._config = config
+        self._folder = folder
+        self._full = full
+        self._results: dict[str, Result] = {}
+        self._titles: dict[str, str] = {}
+        self._releases: dict[str, str] = {}
+        self._errors: list[str] = []
+        self._told: set[str] = set()
+        self._total = 0
+        self._started = time.monotonic()
+        self._console = Console(soft_wrap=not sys.stdout.isatty(), highlight=False)
+        self._progress: Progress | None = None
+        self._task: Any = None
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        """Count the cells; under xdist the workers' hook tells them."""
+        self._expect(len(session.items))
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_xdist_node_collection_finished(self, ids: list[str]) -> None:
+        """Count the cells an xdist worker collected; all workers collect the same."""
+        self._expect(len(ids))
+
+    def _expect(self, total: int) -> None:
+        self._total = max(self._total, total)
+        if not self._full or not self._total:
+            return
+        self._folder.create()
+        if self._progress is None and self._console.is_terminal:
+            self._progress = Progress(
+                TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+                console=self._console, transient=True,
+            )  # fmt: skip
+            self._progress.start()
+            self._task = self._progress.add_task("cells", total=self._total)
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Take the verdict out of a report's properties; the last one of a cell counts."""
+        properties: dict[str, str] = {name: str(value) for name, value in report.user_properties}
+        if "cell" not in properties:
+            if report.failed:
+                self._errors.append(f"{report.nodeid}: {report.longreprtext}")
+            return
+        result = Result.from_properties(properties)
+        self._results[result.cell] = result
+        self._titles[result.scenario] = properties["title"]
+        self._releases[result.left] = properties["left_release"]
+        self._releases[result.right] = properties["right_release"]
+        self._releases["kernel"] = properties["kernel"]
+        if report.when == "teardown" and self._full and result.cell not in self._told:
+            self._told.add(result.cell)
+            self._show(result)
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        """Keep collection errors: with our own terminal nobody else tells them."""
+        if report.failed:
+            self._errors.append(report.longreprtext)
+
+    def _show(self, result: Result) -> None:
+        line = f"{result.verdict.mark:4} {result.cell}  {result.seconds:.2f} s"
+        if self._progress is not None:
+            self._progress.update(self._task, advance=1, description=result.cell)
+            if result.verdict.is_bad:
+                self._progress.console.print(f"{line}\n{_indented(result.reason)}", markup=False)
+        else:
+            self._console.print(f"[{len(self._told)}/{self._total}] {line}", markup=False)
+            if result.verdict.is_bad:
+                self._console.print(_indented(result.reason), markup=False)
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
+        """Write results.json; a broken lab or a collection error makes the run red."""
+        if self._progress is not None:
+            self._progress.stop()
+        if self._full and self._results:
+            facts = {"releases": self._releases, "seconds": round(time.monotonic() - self._started, 3)}
+            listed = [result.as_dict() for _, result in sorted(self._results.items())]
+            text = json.dumps({**facts, "results": listed}, indent=1)
+            (self._folder.create() / "results.json").write_text(text + "\n")
+
+    def pytest_unconfigure(self) -> None:
+        """Say how it went, after junit.xml was written."""
+        if self._full:
+            self._conclude()
+
+    def pytest_terminal_summary(self, terminalreporter: Any) -> None:
+        """With pytest's own terminal: the matrix below pytest's summary."""
+        if self._results and not self._full:
+            self._conclude()
+
+    def _conclude(self) -> None:
+        show = self._console.print
+        results = sorted(self._results.values(), key=lambda result: result.cell)
+        if results:
+            titles = {scenario: self._titles[scenario] for scenario in sorted(self._titles)}
+            width = None if self._console.is_terminal else 140
+            Console(highlight=False, width=width).print(matrix.table(results, titles))
+            show(matrix.legend(), markup=False)
+            for reason, count in matrix.reasons(results):
+                show(f"  {count} {reason}", markup=False)
+            show(", ".join(f"{name}: {text}" for name, text in sorted(self._releases.items())), markup=False)
+        for error in self._errors:
+            show(error, markup=False)
+        bad = [result for result in results if result.verdict.is_bad]
+        for result in bad:
+            show(f"\n{result.verdict.value}: {result.cell}\n{_indented(result.reason)}", markup=False)
+            if result.evidence and (self._folder.path / result.evidence).exists():
+                show(f"  evidence: {self._folder.shown()}/{result.evidence}", markup=False)
+            show(f"  rerun:    nattlab run '{result.cell}'", markup=False)
+        if self._full and results:
+            seconds = time.monotonic() - self._started
+            show(
+                f"\nreports in {self._folder.shown()}/: junit.xml, results.json; {seconds:.1f} s",
+                markup=False,
+            )
+            show(matrix.summary(results), markup=False)
+
+
+def _indented(text: str) -> str:
+    return "\n".join(f"  {line}" for line in text.splitlines())

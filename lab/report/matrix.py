@@ -1,0 +1,93 @@
+"""The matrix of verdicts: scenarios down, peers × topology × version across."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from lab.report.verdict import Result, Verdict
+
+_STYLES = {
+    Verdict.PASSED: "green",
+    Verdict.FAILED: "bold red",
+    Verdict.BROKEN_LAB: "bold magenta",
+    Verdict.UNSUPPORTED: "dim",
+    Verdict.UNAVAILABLE: "yellow",
+}
+_GRAVITY = (Verdict.BROKEN_LAB, Verdict.FAILED, Verdict.PASSED, Verdict.UNAVAILABLE, Verdict.UNSUPPORTED)
+_SHORT = {"ikev1-main": "v1 main", "ikev1-aggressive": "v1 aggr", "ikev2": "v2", "manual": "manual"}
+
+Column = tuple[str, str, str]
+
+
+def columns(results: Iterable[Result]) -> list[Column]:
+    """The distinct (left, right, version), in order of appearance by pair."""
+    order = list(_SHORT)
+    found = {(result.left, result.right, result.version) for result in results}
+    return sorted(found, key=lambda c: (c[0], c[1], order.index(c[2]) if c[2] in order else len(order), c[2]))
+
+
+def cell_text(results: Sequence[Result]) -> str:
+    """What stands in one square: the mark, with a count where several topologies fell together.
+
+    Verdicts that differ stand side by side, the gravest first; nothing hides behind another.
+    """
+    counts = Counter(result.verdict for result in results)
+    parts = [
+        verdict.mark + (f"×{counts[verdict]}" if counts[verdict] > 1 else "")
+        for verdict in _GRAVITY
+        if counts[verdict]
+    ]
+    return " ".join(parts) or "·"
+
+
+def table(results: Sequence[Result], titles: dict[str, str]) -> Table:
+    """The matrix as a rich table. `titles` maps scenario ids to their titles, in the order of the rows."""
+    across = columns(results)
+    drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    drawn.add_column("scenario", no_wrap=True)
+    for left, right, version in across:
+        drawn.add_column(f"{left}\n{right}\n{_SHORT.get(version, version)}", justify="center", no_wrap=True)
+    drawn.add_column("what must hold", ratio=1)
+    for scenario in (known for known in titles if any(result.scenario == known for result in results)):
+        row = []
+        for column in across:
+            here = [r for r in results if r.scenario == scenario and (r.left, r.right, r.version) == column]
+            gravest = next((v for v in _GRAVITY if any(r.verdict is v for r in here)), None)
+            row.append(Text(cell_text(here), style=_STYLES[gravest] if gravest else "dim"))
+        drawn.add_row(scenario, *row, Text(titles[scenario], style="dim"))
+    return drawn
+
+
+def legend() -> str:
+    """The marks and their meaning."""
+    words = {
+        Verdict.PASSED: "passed",
+        Verdict.FAILED: "failed",
+        Verdict.BROKEN_LAB: "broken lab",
+        Verdict.UNSUPPORTED: "not supported by the peer",
+        Verdict.UNAVAILABLE: "not available here",
+    }
+    return ", ".join(f"{verdict.mark} {text}" for verdict, text in words.items()) + "; ×n: n topologies"
+
+
+def summary(results: Sequence[Result]) -> str:
+    """One line of counts: ``12 passed, 0 failed, …``."""
+    counts = Counter(result.verdict for result in results)
+    always = (Verdict.PASSED, Verdict.FAILED)
+    told = [verdict for verdict in Verdict if counts[verdict] or verdict in always]
+    return ", ".join(f"{counts[verdict]} {verdict.value}" for verdict in told)
+
+
+def reasons(results: Sequence[Result]) -> list[tuple[str, int]]:
+    """Why cells were unavailable or unsupported, each reason once with its count."""
+    told = Counter(
+        f"{result.verdict.value}: {result.reason}"
+        for result in results
+        if result.verdict in (Verdict.UNSUPPORTED, Verdict.UNAVAILABLE)
+    )
+    return told.most_common()

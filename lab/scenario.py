@@ -1,0 +1,144 @@
+"""Scenarios: what a test function declares, and the cells it unfolds into."""
+
+from __future__ import annotations
+
+import inspect
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.resources import files
+from typing import Any, TypeVar
+
+from lab.peers.peer import VERSIONS, Connection, UnsupportedError
+from lab.peers.registry import PEERS, pairs
+
+ATTRIBUTE = "nattlab_scenario"
+
+
+class ScenarioError(Exception):
+    """A scenario or the catalogue is wrong; the text names the scenario and the mistake."""
+
+
+@dataclass(frozen=True)
+class CatalogueEntry:
+    """One row of scenarios/catalogue.toml."""
+
+    id: str
+    title: str
+    group: str
+    source: str
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """What must hold, and between whom and where it is tried."""
+
+    id: str
+    topologies: tuple[str, ...]
+    versions: tuple[str, ...]
+    features: frozenset[str]
+    """Words of Capabilities.features that both peers must declare."""
+    needs: tuple[str, ...]
+    """Host capabilities beyond those of the peers."""
+    connection: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of Connection that differ from the default."""
+
+    @property
+    def title(self) -> str:
+        """The title in the catalogue."""
+        return catalogue()[self.id].title
+
+    def cells(self) -> list[CellSpec]:
+        """One cell for every pair, topology and version; a pair without any of the versions gets one, too."""
+        found = []
+        for left, right in pairs():
+            shared = PEERS[left].capabilities.versions & PEERS[right].capabilities.versions
+            versions = [version for version in self.versions if version in shared] or self.versions[:1]
+            found += [
+                CellSpec(self, left, right, topology, version)
+                for topology in self.topologies
+                for version in versions
+            ]
+        return found
+
+
+@dataclass(frozen=True)
+class CellSpec:
+    """scenario × left peer × right peer × topology × version: one pytest item, one verdict."""
+
+    scenario: Scenario
+    left: str
+    right: str
+    topology: str
+    version: str
+
+    @property
+    def name(self) -> str:
+        """The stable name ``scenario[left-right-topology-version]``."""
+        return f"{self.scenario.id}[{self.left}-{self.right}-{self.topology}-{self.version}]"
+
+    def make_connection(self, **changes: Any) -> Connection:
+        """The connection this cell configures at both ends."""
+        return Connection(version=self.version, **{**self.scenario.connection, **changes})
+
+    def check_support(self) -> None:
+        """Raise UnsupportedError if a peer does not declare what the scenario needs."""
+        for name in dict.fromkeys((self.left, self.right)):
+            peer = PEERS[name]
+            peer.check(self.make_connection())
+            missing = sorted(self.scenario.features - peer.capabilities.features)
+            if missing:
+                raise UnsupportedError(name, f"no {', '.join(missing)}")
+
+
+Function = TypeVar("Function", bound=Callable[..., object])
+
+
+def scenario(
+    id: str,
+    *,
+    topologies: tuple[str, ...] = ("one_nat",),
+    versions: tuple[str, ...] = VERSIONS,
+    features: tuple[str, ...] = (),
+    needs: tuple[str, ...] = (),
+    **connection: Any,
+) -> Callable[[Function], Function]:
+    """Declare a test function as the scenario `id` of the catalogue.
+
+    The function takes one argument, `cell`. `connection` sets fields of lab.peers.peer.Connection. Raises
+    ScenarioError for an id that the catalogue lacks, an unknown version or an unknown field.
+    """
+    if id not in catalogue():
+        raise ScenarioError(f"{id} is not in scenarios/catalogue.toml: add its title, group and source there")
+    unknown = [version for version in versions if version not in VERSIONS]
+    if unknown or not versions:
+        raise ScenarioError(f"{id}: versions {unknown or '()'}; known are {', '.join(VERSIONS)}")
+    try:
+        Connection(version=versions[0], **connection)
+    except TypeError as error:
+        known = ", ".join(inspect.signature(Connection).parameters)
+        raise ScenarioError(f"{id}: {error}; a connection has {known}") from error
+    declared = Scenario(id, topologies, versions, frozenset(features), needs, connection)
+
+    def mark(function: Function) -> Function:
+        setattr(function, ATTRIBUTE, declared)
+        return function
+
+    return mark
+
+
+@cache
+def catalogue() -> dict[str, CatalogueEntry]:
+    """The catalogue by id, in its own order. Raises ScenarioError when the file is wrong."""
+    path = files("scenarios") / "catalogue.toml"
+    try:
+        listed = tomllib.loads(path.read_text())["scenario"]
+        entries = [CatalogueEntry(**entry) for entry in listed]
+    except (OSError, KeyError, TypeError, tomllib.TOMLDecodeError) as error:
+        raise ScenarioError(f"{path}: {error}") from error
+    found = {entry.id: entry for entry in entries}
+    if len(found) != len(entries):
+        twice = sorted({entry.id for entry in entries if [other.id for other in entries].count(entry.id) > 1})
+        raise ScenarioError(f"{path}: listed twice: {', '.join(twice)}")
+    return found
