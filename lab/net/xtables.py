@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -44,11 +45,16 @@ class Restore:
         except OSError as error:
             text = f"{self._what}: {error.strerror} (Debian package iptables)"
             raise NetworkError(text) from error
+        assert self._process.stdin is not None
+        # A rule set is far smaller than a pipe, so this does not wait.
+        with suppress(BrokenPipeError), self._process.stdin as stdin:
+            stdin.write(rules.encode())
+        self._process.stdin = None
 
     def finish(self) -> None:
-        """Feed the rules and wait. Raises NetworkError with the line that was refused."""
+        """Wait for its end. Raises NetworkError with the line that was refused."""
         try:
-            output, _ = self._process.communicate(self._rules.encode(), timeout=DEADLINE)
+            output, _ = self._process.communicate(timeout=DEADLINE)
         except subprocess.TimeoutExpired:
             self.abandon()
             raise NetworkError(f"{self._what}: not done after {DEADLINE:g} s") from None
