@@ -5,62 +5,32 @@ Each link is captured at one of its two ends, in both directions, so a packet ap
 
 from __future__ import annotations
 
-import errno
 import os
 import selectors
-import socket
-import struct
 import threading
 import time
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from types import TracebackType
-from typing import Protocol, Self, TypeVar
+from typing import Self, TypeVar
 
 from lab.capture.barrier import await_kernel_clock, settle_backlogs
 from lab.capture.frame import Frame
 from lab.capture.ladder import ladder
 from lab.capture.packets import Packets, Trace
 from lab.capture.seen import DEFAULT_PORTS, Ports
+from lab.capture.tap import CaptureError, CapturePoint, Opener, Tap
 from lab.wait import DeadlineExceededError
+
+__all__ = ["CaptureError", "CaptureLossError", "CapturePoint", "Opener", "Recorder"]
 
 T = TypeVar("T")
 
-ETH_P_ALL = 0x0003
-SOL_PACKET = 263
-PACKET_STATISTICS = 6
-SO_RCVBUFFORCE = 33
-SO_TIMESTAMPNS = 35
-_TIMESPEC = struct.Struct("@qq")
-_STATISTICS = struct.Struct("@II")
-_LARGEST_FRAME = 65536 + 18
 _RECEIVE_BUFFER = 64 * 1024 * 1024
 _ANSWER_WITHIN = 10.0
 
 
-class CaptureError(RuntimeError):
-    """A link cannot be captured; the message names the link and the interface."""
-
-
 class CaptureLossError(CaptureError):
     """The kernel dropped packets before they were read; the message names each link and the count."""
-
-
-class Opener(Protocol):
-    """Something that puts the calling thread into a network namespace."""
-
-    def entered(self) -> AbstractContextManager[object]:
-        """Enter; leaving the context brings the thread back."""
-
-
-@dataclass(frozen=True, slots=True)
-class CapturePoint:
-    """The end at which a link is captured: `interface` in the network namespace of `opener`."""
-
-    link: str
-    interface: str
-    opener: Opener
 
 
 class Recorder:
@@ -82,8 +52,7 @@ class Recorder:
             raise CaptureError(f"link {twice[0]} is captured at two ends: each packet would appear twice")
         self.trace = Trace(links=links, ports=ports)
         self._receive_buffer = receive_buffer
-        self._sockets: dict[socket.socket, CapturePoint] = {}
-        self._lost: dict[str, int] = dict.fromkeys(links, 0)
+        self._taps: list[Tap] = []
         self._changed = threading.Condition()
         self._asked = 0
         self._answered = 0
@@ -102,7 +71,7 @@ class Recorder:
             raise CaptureError("this recorder was started before")
         try:
             for point in self.points:
-                self._sockets[self._open(point)] = point
+                self._taps.append(Tap(point, self._receive_buffer))
             await_kernel_clock()
             self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         except BaseException:
@@ -159,7 +128,7 @@ class Recorder:
     @property
     def lost(self) -> dict[str, int]:
         """Packets per link which the kernel dropped before we read them, as of the last sync() or stop()."""
-        return dict(self._lost)
+        return {tap.link: tap.lost for tap in self._taps}
 
     def clear(self) -> None:
         """Forget what was on the links up to now, and what was decided by it."""
@@ -184,17 +153,15 @@ class Recorder:
             value = condition(packets)
             if value:
                 return value
-            news = self._await_news(count, end - time.monotonic())
-            if not news:
+            left = end - time.monotonic()
+            if left <= 0 or not self._await_news(count, left):
                 what = describe() if callable(describe) else describe
                 drawn = ladder(packets, self.trace.links, limit=20)
                 raise DeadlineExceededError(f"waited {deadline:g} s for {what}; seen instead:\n{drawn}")
 
     def _await_news(self, count: int, seconds: float) -> bool:
         with self._changed:
-            return self._changed.wait_for(
-                lambda: self._number != count or self._failure is not None, max(0.0, seconds)
-            )
+            return self._changed.wait_for(lambda: self._number != count or self._failure is not None, seconds)
 
     def __enter__(self) -> Self:
         self.start()
@@ -210,27 +177,9 @@ class Recorder:
                 raise
             error.add_note(str(loss))
 
-    def _open(self, point: CapturePoint) -> socket.socket:
-        where = f"link {point.link}, interface {point.interface}"
-        try:
-            with point.opener.entered():
-                # Protocol 0 receives nothing: between creation and bind no other interface gets in.
-                opened = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 0)
-        except OSError as error:
-            raise CaptureError(f"{where}: no packet socket: {error.strerror}") from error
-        try:
-            opened.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
-            opened.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, self._receive_buffer)
-            opened.bind((point.interface, ETH_P_ALL))
-        except OSError as error:
-            opened.close()
-            raise CaptureError(f"{where}: {error.strerror}") from error
-        return opened
-
     def _close(self) -> None:
-        for opened in self._sockets:
-            opened.close()
-        self._sockets.clear()
+        for tap in self._taps:
+            tap.close()
         if self._wake >= 0:
             os.close(self._wake)
             self._wake = -1
@@ -238,7 +187,7 @@ class Recorder:
     def _check(self) -> None:
         if self._failure is not None:
             raise CaptureError(f"the capture thread failed: {self._failure}") from self._failure
-        lost = [f"{count} packets on {link}" for link, count in self._lost.items() if count]
+        lost = [f"{tap.lost} packets on {tap.link}" for tap in self._taps if tap.lost]
         if lost:
             raise CaptureLossError(f"the capture lost {', '.join(lost)}")
 
@@ -246,8 +195,8 @@ class Recorder:
         try:
             with selectors.DefaultSelector() as selector:
                 selector.register(self._wake, selectors.EVENT_READ)
-                for opened in self._sockets:
-                    selector.register(opened, selectors.EVENT_READ)
+                for tap in self._taps:
+                    selector.register(tap, selectors.EVENT_READ)
                 self._record(selector)
         except BaseException as error:
             with self._changed:
@@ -268,11 +217,12 @@ class Recorder:
             # is younger than this moment waits for one more look at all links, unless everything is wanted.
             horizon = time.time_ns()
             limit = None if whole else horizon
-            batch = [frame for opened in self._sockets for frame in self._drain(opened, limit)]
+            batch = [frame for tap in self._taps for frame in tap.drain(limit)]
             due = held + [frame for frame in batch if whole or frame.time_ns <= horizon]
             held = [frame for frame in batch if not whole and frame.time_ns > horizon]
             if whole:
-                self._count_losses()
+                for tap in self._taps:
+                    tap.count_losses()
             due.sort(key=lambda frame: frame.time_ns)
             with self._changed:
                 self.trace.extend(self._numbered(due))
@@ -281,35 +231,7 @@ class Recorder:
             if stopping:
                 return
 
-    def _drain(self, opened: socket.socket, limit: int | None) -> list[Frame]:
-        """Read until nothing is left, or until a frame younger than `limit`, so that a flood ends."""
-        link = self._sockets[opened].link
-        frames: list[Frame] = []
-        while True:
-            try:
-                data, ancillary, _, address = opened.recvmsg(_LARGEST_FRAME, 64)
-            except BlockingIOError:
-                return frames
-            except OSError as error:
-                # Said once when the interface goes down, as a NAT's does when it reboots; up again, it works.
-                if error.errno == errno.ENETDOWN:
-                    continue
-                raise
-            time_ns = time.time_ns()
-            for level, kind, value in ancillary:
-                if level == socket.SOL_SOCKET and kind == SO_TIMESTAMPNS:
-                    seconds, nanoseconds = _TIMESPEC.unpack(value[: _TIMESPEC.size])
-                    time_ns = seconds * 1_000_000_000 + nanoseconds
-            frames.append(Frame(time_ns, link, data, address[2] == socket.PACKET_OUTGOING, 0))
-            if limit is not None and time_ns > limit:
-                return frames
-
     def _numbered(self, frames: Iterable[Frame]) -> Iterable[Frame]:
         for frame in frames:
             self._number += 1
             yield Frame(frame.time_ns, frame.link, frame.data, frame.outgoing, self._number)
-
-    def _count_losses(self) -> None:
-        for opened, point in self._sockets.items():
-            _, drops = _STATISTICS.unpack(opened.getsockopt(SOL_PACKET, PACKET_STATISTICS, _STATISTICS.size))
-            self._lost[point.link] += drops

@@ -5,6 +5,8 @@ from collections import Counter
 from collections.abc import Callable
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from scapy.contrib.ikev2 import IKEv2
 from scapy.layers.inet import ICMP, IP, UDP, fragment
 from scapy.layers.inet6 import IPv6, IPv6ExtHdrFragment, IPv6ExtHdrHopByHop
@@ -141,6 +143,29 @@ def test_no_prefix_of_a_recorded_packet_raises(
             if inside.ike is not None:
                 assert inside.ike.payloads or inside.ike.encrypted
             assert inside.udp_checksum_state in ("zero", "right", "offloaded", "wrong")
+
+
+@given(st.binary(max_size=120))
+def test_no_octets_raise(octets: bytes) -> None:
+    for head in (b"", bytes(12) + b"\x08\0", bytes(12) + b"\x86\xdd", bytes(12) + b"\x08\x06"):
+        packet = seen(head + octets)
+        assert (packet.kind is Kind.MALFORMED) == bool(packet.why)
+    for port in (500, 4500, 20000):
+        packet = seen(datagram(octets, sport=port, dport=20001))
+        assert (packet.kind is Kind.MALFORMED) == bool(packet.why)
+        assert packet.udp_checksum_state == "right"
+
+
+@given(st.binary(max_size=200), st.sampled_from([0x10, 0x20]), st.integers(0, 255), st.integers(0, 255))
+def test_no_payload_chain_raises(chain: bytes, version: int, first: int, flags: int) -> None:
+    head = IKEV2[:16] + bytes([first, version, 34, flags]) + bytes(4) + (28 + len(chain)).to_bytes(4, "big")
+    message = seen(datagram(head + chain, sport=500, dport=500)).ike
+    assert message is not None
+    claimed = sum(4 + len(payload.body) for payload in message.payloads)
+    assert claimed <= len(chain)
+    assert message.problem or message.encrypted or claimed == len(chain)
+    assert len(message.nat_d) + len(message.vendor_ids) + len(message.notifies) <= len(message.payloads)
+    assert isinstance(message.phase1_hashes, tuple)
 
 
 def _with_payload(data: bytes, payload: bytes) -> Frame:

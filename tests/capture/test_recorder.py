@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import ctypes
 import os
 import socket
 import struct
@@ -9,47 +8,25 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import pytest
 
 from lab.capture.barrier import settle_backlogs
-from lab.capture.packets import UnmetExpectationError
+from lab.capture.frame import Frame
+from lab.capture.packets import Packets, UnmetExpectationError
 from lab.capture.recorder import CaptureError, CaptureLossError, CapturePoint, Recorder
 from lab.capture.seen import Kind
+from lab.capture.tap import Tap
+from lab.net.namespace import Namespace
 from lab.wait import DeadlineExceededError
 
-CLONE_NEWNET = 0x40000000
 LEFT, RIGHT = "10.11.0.1", "10.11.0.2"
-libc = ctypes.CDLL(None, use_errno=True)
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces need root")
 
 
-class ThrowAway:
-    """A network namespace that lives as long as its descriptor."""
-
-    def __init__(self) -> None:
-        with self._home():
-            assert libc.unshare(CLONE_NEWNET) == 0
-            self.fd = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
-
-    @contextmanager
-    def _home(self) -> Iterator[None]:
-        home = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
-        try:
-            yield
-        finally:
-            assert libc.setns(home, CLONE_NEWNET) == 0
-            os.close(home)
-
-    @contextmanager
-    def entered(self) -> Iterator[None]:
-        with self._home():
-            assert libc.setns(self.fd, CLONE_NEWNET) == 0
-            yield
-
+class Side(Namespace):
     def ip(self, *words: str) -> None:
         with self.entered():
             subprocess.run(["ip", *words], check=True)
@@ -63,8 +40,8 @@ class ThrowAway:
 
 @dataclass
 class Pair:
-    left: ThrowAway
-    right: ThrowAway
+    left: Side
+    right: Side
 
     def recorder(self, **options: int) -> Recorder:
         return Recorder([CapturePoint("wan", "eth0", self.left)], **options)  # type: ignore[arg-type]
@@ -72,10 +49,10 @@ class Pair:
 
 @pytest.fixture(scope="module")
 def pair() -> Iterator[Pair]:
-    pair = Pair(ThrowAway(), ThrowAway())
+    pair = Pair(Side.create("left"), Side.create("right"))  # type: ignore[arg-type]
     pair.left.ip(
         *("link", "add", "eth0", "type", "veth", "peer", "name", "eth0"),
-        *("netns", f"/proc/{os.getpid()}/fd/{pair.right.fd}"),
+        *("netns", f"/proc/{os.getpid()}/fd/{pair.right.fileno()}"),
     )
     macs = {LEFT: "02:00:00:00:00:01", RIGHT: "02:00:00:00:00:02"}
     for side, address in ((pair.left, LEFT), (pair.right, RIGHT)):
@@ -87,8 +64,8 @@ def pair() -> Iterator[Pair]:
         side.ip("link", "set", "eth0", "up")
         side.ip("neighbour", "replace", other, "lladdr", macs[other], "dev", "eth0", "nud", "permanent")
     yield pair
-    os.close(pair.left.fd)
-    os.close(pair.right.fd)
+    pair.left.close()
+    pair.right.close()
 
 
 def test_first_and_last_packet_are_never_lost(pair: Pair) -> None:
@@ -177,6 +154,19 @@ def test_wait_for_says_what_came_instead(pair: Pair) -> None:
     assert "keepalive" in message.splitlines()[-1]
 
 
+def test_wait_for_ends_although_packets_keep_coming(pair: Pair) -> None:
+    with pair.left.udp(LEFT, 4500) as left, pair.right.udp(RIGHT, 4500), pair.recorder() as recorder:
+
+        def never(seen: Packets) -> bool:
+            left.sendto(b"\xff", (RIGHT, 4500))
+            return False
+
+        begun = time.monotonic()
+        with pytest.raises(DeadlineExceededError, match=r"waited 0\.1 s for the impossible"):
+            recorder.wait_for(never, "the impossible", deadline=0.1)
+        assert time.monotonic() - begun < 5
+
+
 def test_clear_forgets(pair: Pair) -> None:
     with pair.left.udp(LEFT, 4500) as left, pair.right.udp(RIGHT, 4500), pair.recorder() as recorder:
         left.sendto(b"\xff", (RIGHT, 4500))
@@ -198,7 +188,7 @@ def test_an_interface_that_goes_down_and_up_stays_recorded(pair: Pair) -> None:
             *("neighbour", "replace", RIGHT, "lladdr", "02:00:00:00:00:02", "dev", "eth0", "nud", "permanent")
         )
 
-        def back_again(seen: object) -> bool:
+        def back_again(seen: Packets) -> bool:
             right.sendto(b"\xff", (LEFT, 4500))
             return len(recorder.seen().keepalives) > 1
 
@@ -207,13 +197,13 @@ def test_an_interface_that_goes_down_and_up_stays_recorded(pair: Pair) -> None:
 
 def test_loss_is_an_error_with_link_and_count(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     may_read = threading.Event()
-    drain = Recorder._drain
+    drain = Tap.drain
 
-    def late(self: Recorder, opened: socket.socket, limit: int | None) -> list[object]:
+    def late(self: Tap, limit: int | None) -> list[Frame]:
         assert may_read.wait(10)
-        return drain(self, opened, limit)  # type: ignore[return-value]
+        return drain(self, limit)
 
-    monkeypatch.setattr(Recorder, "_drain", late)
+    monkeypatch.setattr(Tap, "drain", late)
     recorder = pair.recorder(receive_buffer=4096)
     with pair.left.udp(LEFT, 4500) as left, pair.right.udp(RIGHT, 4500):
         recorder.start()
@@ -229,7 +219,7 @@ def test_loss_is_an_error_with_link_and_count(pair: Pair, monkeypatch: pytest.Mo
 def test_a_loss_does_not_hide_the_failure_it_came_with(pair: Pair) -> None:
     recorder = pair.recorder()
     recorder.start()
-    recorder._lost["wan"] = 3
+    recorder._taps[0].lost = 3
     with pytest.raises(ZeroDivisionError) as caught, SimpleGuard(recorder):
         _ = 1 / 0
     assert caught.value.__notes__ == ["the capture lost 3 packets on wan"]
@@ -282,7 +272,7 @@ def test_misuse_is_told(pair: Pair) -> None:
 def test_a_failing_capture_thread_is_told(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     recorder = pair.recorder()
     recorder.start()
-    monkeypatch.setattr(recorder, "_drain", _fail)
+    monkeypatch.setattr(Tap, "drain", _fail)
     with pytest.raises(CaptureError, match="the capture thread failed: out of order"):
         recorder.sync()
     with pytest.raises(CaptureError, match="the capture thread failed: out of order"):
