@@ -31,6 +31,7 @@ MEANINGS = {
     "NattOutKeepalives": "NAT keepalives sent",
     "NattOutTooBig": "outer packet larger than the path MTU",
     "NattOutSocketError": "datagrams the socket did not take",
+    "NattMappingConflicts": "new mappings not followed, another SA of the SPI is there",
     "NattMappings": "new mappings seen (authenticated ESP from another address or port)",
 }
 

@@ -219,7 +219,7 @@ class Encryption(NamedTuple):
     icv_length: int
     """Octets of ICV when the algorithm authenticates by itself, else 0."""
     wireshark: str
-    """Name in Wireshark's `esp_sa` table."""
+    """Name in Wireshark's `esp_sa` table; empty if it has none."""
 
 
 class Integrity(NamedTuple):
@@ -239,7 +239,7 @@ ENCRYPTIONS = {
     "aes-gcm-8": Encryption((20, 28, 36), 8, "AES-GCM with 8 octet ICV [RFC4106]"),
     "aes-gcm-12": Encryption((20, 28, 36), 12, "AES-GCM with 12 octet ICV [RFC4106]"),
     "aes-gcm-16": Encryption((20, 28, 36), 16, "AES-GCM with 16 octet ICV [RFC4106]"),
-    "chacha20-poly1305": Encryption((36,), 16, "ChaCha20 with Poly1305 [RFC7634]"),
+    "chacha20-poly1305": Encryption((36,), 16, ""),
 }
 INTEGRITIES = {
     "hmac-md5-96": Integrity(hashes.MD5, 16, 12, "HMAC-MD5-96 [RFC2403]"),

@@ -1,0 +1,279 @@
+"""The encapsulator at work: sockets, SAs and TUN device joined by the input and output paths."""
+
+from __future__ import annotations
+
+import errno
+import time
+from collections.abc import Callable
+from typing import Any
+
+from .counters import Counters
+from .input import Decapsulated, Dropped, InputPath, Keepalive, Mapping, Result
+from .keepalive import KeepaliveTimer
+from .output import Outgoing, OutputError, OutputPath
+from .sadb import Direction, Endpoint, Expiry, Sadb, SadbError, SecurityAssociation
+from .sockets import RawEspSocket, Received, UdpEncapSocket
+from .spd import Policy, Spd
+from .tunnel import TunDevice
+from .wire import KEEPALIVE, Encap, Profile
+
+Event = dict[str, Any]
+
+
+def endpoint_text(endpoint: Endpoint) -> str:
+    """`10.0.0.1:4500`, `[fd00::1]:4500`."""
+    address, port = endpoint
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+
+
+class Events:
+    """Tells watchers what happens; costs nothing when nobody watches."""
+
+    def __init__(self) -> None:
+        self.watchers: list[Callable[[Event], None]] = []
+
+    def emit(self, kind: str, **fields: Any) -> None:
+        """Send an event with the wall-clock time in nanoseconds to every watcher."""
+        event = {"event": kind, "time": time.time_ns(), **fields}
+        for watcher in list(self.watchers):
+            watcher(event)
+
+
+class Encapsulator:
+    """Carries packets between the TUN device and the sockets. Nothing here waits; time comes in as `now`.
+
+    `follow` lets a new mapping move the SAs of its peer at once, as an UPDATE of the key manager would.
+    """
+
+    def __init__(self, *, follow: bool = False, mark: int = 0) -> None:
+        self.sadb = Sadb()
+        self.spd = Spd()
+        self.counters = Counters()
+        self.events = Events()
+        self.tun: TunDevice | None = None
+        self.follow = follow
+        self.mark = mark
+        self.sockets: dict[Endpoint, UdpEncapSocket] = {}
+        self.raw: dict[str, RawEspSocket] = {}
+        self._input = InputPath(self.sadb, self.counters)
+        self._output = OutputPath(self.spd, self.counters)
+        self._keepalives: dict[tuple[Endpoint, Endpoint], KeepaliveTimer] = {}
+
+    def add_socket(self, sock: UdpEncapSocket) -> None:
+        """Serve a UDP socket."""
+        self.sockets[sock.endpoint] = sock
+
+    def open_raw(self, address: str) -> RawEspSocket:
+        """Serve bare ESP to a local address; the same socket when asked again."""
+        if address not in self.raw:
+            self.raw[address] = RawEspSocket(address, mark=self.mark)
+        return self.raw[address]
+
+    def add_sa(self, sa: SecurityAssociation, now: float, policies: list[Policy] | None = None) -> None:
+        """Install an SA and the outbound policies that use it."""
+        by_ports = any(sock.profile.matches_ports for sock in self.sockets.values())
+        self.sadb.add(sa, now, by_ports=by_ports)
+        for policy in policies or []:
+            self.spd.add(policy)
+
+    def delete_sa(self, sa: SecurityAssociation) -> None:
+        """Take an SA out; its policies stay and drop until they get another."""
+        self.sadb.delete(sa)
+        self.spd.detach(sa)
+
+    def keep_alive(self, socket: Endpoint, destination: Endpoint, timer: KeepaliveTimer) -> None:
+        """Send keepalives from a socket to a peer when `timer` says so."""
+        self._keepalives[socket, destination] = timer
+
+    def udp_socket(self, local: Endpoint) -> UdpEncapSocket | None:
+        """The socket that sends from a local address and port: its own, or a wildcard one of the port."""
+        sock = self.sockets.get(local)
+        if sock is None:
+            wildcards = ("::",) if ":" in local[0] else ("0.0.0.0", "::")
+            found = (self.sockets.get((wildcard, local[1])) for wildcard in wildcards)
+            sock = next((candidate for candidate in found if candidate), None)
+        return sock
+
+    def tun_ready(self, now: float) -> None:
+        """Encapsulate what waits at the TUN device."""
+        assert self.tun is not None
+        batch = []
+        for packet in self.tun.read():
+            try:
+                batch.append(self._output.process(packet, now))
+            except OutputError as error:
+                if self.events.watchers:
+                    self.events.emit("dropped", counter=error.counter, spi=error.spi)
+        for outgoing in batch:
+            self.transmit(outgoing, now)
+
+    def transmit(self, outgoing: Outgoing, now: float) -> None:
+        """Send one outer packet; a refusal is counted."""
+        try:
+            self._transmit(outgoing)
+        except OSError as error:
+            counter = "NattOutTooBig" if error.errno == errno.EMSGSIZE else "NattOutSocketError"
+            self.counters.add(counter)
+            if self.events.watchers:
+                self.events.emit("dropped", counter=counter, spi=outgoing.sa.spi, reason=str(error))
+            return
+        self._active(outgoing.source, outgoing.destination, now)
+
+    def _transmit(self, outgoing: Outgoing) -> None:
+        payload, source, destination, encap, tos, dont_fragment, ttl, _ = outgoing
+        if encap is Encap.NONE:
+            self.open_raw(source[0]).send(payload, destination, tos=tos, dont_fragment=dont_fragment, ttl=ttl)
+            return
+        sock = self.udp_socket(source)
+        if sock is None:
+            raise OSError(errno.EADDRNOTAVAIL, f"no socket {endpoint_text(source)}")
+        sock.send(
+            payload,
+            destination,
+            source=source[0],
+            tos=tos,
+            dont_fragment=dont_fragment,
+            ttl=ttl,
+            esp=True,
+        )
+
+    def send_user(self, local: Endpoint, destination: Endpoint, payload: bytes, now: float) -> None:
+        """Send for the user of a socket (IKE); OSError when there is no such socket or it refuses."""
+        sock = self.udp_socket(local)
+        if sock is None:
+            raise OSError(errno.ENOTSOCK, f"no socket {endpoint_text(local)}")
+        sock.send(payload, destination, source=local[0])
+        self._active(local, destination, now)
+
+    def _active(self, local: Endpoint, destination: Endpoint, now: float) -> None:
+        timer = self._keepalives.get((local, destination))
+        if timer is not None:
+            timer.sent(now)
+
+    def udp_ready(self, sock: UdpEncapSocket, now: float) -> None:
+        """Take what waits at a UDP socket."""
+        inner: list[bytes] = []
+        for received in sock.receive():
+            payload, source, destination, tos = received
+            result = self._input.datagram(payload, source, destination, sock.encap, sock.profile, now, tos)
+            self._deliver(result, received, sock, inner)
+        self._write(inner)
+
+    def raw_ready(self, sock: RawEspSocket, now: float) -> None:
+        """Take what waits at a raw socket."""
+        inner: list[bytes] = []
+        for received in sock.receive():
+            payload, source, destination, tos = received
+            profile = self._profile(destination[0])
+            result = self._input.esp(payload, source, destination, Encap.NONE, profile, now, tos)
+            self._deliver(result, received, None, inner)
+        self._write(inner)
+
+    def _profile(self, address: str) -> Profile:
+        for (local, _), sock in self.sockets.items():
+            if local in (address, "::", "0.0.0.0"):
+                return sock.profile
+        return Profile.RFC3948
+
+    def _write(self, inner: list[bytes]) -> None:
+        if not inner:
+            return
+        refused = len(inner) if self.tun is None else self.tun.write(inner)
+        if refused:
+            self.counters.add("NattInTunnelError", refused)
+
+    def _deliver(
+        self, result: Result, received: Received, sock: UdpEncapSocket | None, inner: list[bytes]
+    ) -> None:
+        if isinstance(result, Decapsulated):
+            inner.append(result.packet)
+            if result.mapping:
+                self._mapped(result.mapping)
+            if self.events.watchers:
+                self.events.emit(
+                    "decapsulated",
+                    spi=result.sa.spi,
+                    seq=result.sequence,
+                    source=endpoint_text(received.source),
+                )
+            return
+        if isinstance(result, Dropped) and result.mapping:
+            self._mapped(result.mapping)
+        if not self.events.watchers:
+            return
+        source = endpoint_text(received.source)
+        name = endpoint_text(sock.endpoint) if sock else ""
+        if isinstance(result, Dropped):
+            self.events.emit(
+                "dropped", counter=result.counter, spi=result.spi, seq=result.sequence, source=source
+            )
+        elif isinstance(result, Keepalive):
+            self.events.emit("keepalive", socket=name, source=source)
+        else:
+            self.events.emit("delivered", socket=name, source=source, payload=result.payload.hex())
+
+    def _mapped(self, mapping: Mapping) -> None:
+        if self.follow:
+            believed = (mapping.sa.source, mapping.sa.sport)
+            try:
+                self.sadb.rebind(believed, mapping.new)
+            except SadbError:
+                # Another SA of this SPI lives at the new address; only the key manager can tell them apart.
+                self.counters.add("NattMappingConflicts")
+            else:
+                self._follow_keepalives(believed, mapping.new)
+        if self.events.watchers:
+            self.events.emit(
+                "mapping", spi=mapping.sa.spi, old=endpoint_text(mapping.old), new=endpoint_text(mapping.new)
+            )
+
+    def _follow_keepalives(self, old: Endpoint, new: Endpoint) -> None:
+        for local, peer in [pair for pair in self._keepalives if pair[1] == old]:
+            self._keepalives[local, new] = self._keepalives.pop((local, peer))
+
+    def _associations(self, peer: Endpoint) -> int:
+        return sum(
+            sa.encap is not Encap.NONE
+            and peer
+            == ((sa.source, sa.sport) if sa.direction is Direction.IN else (sa.destination, sa.dport))
+            for sa in self.sadb
+        )
+
+    def next_time(self, now: float) -> float | None:
+        """When `tick` wants to be called next; None when nothing is timed."""
+        times = [
+            due
+            for (_, peer), timer in self._keepalives.items()
+            if (due := timer.next_time(self._associations(peer))) is not None
+        ]
+        if any(sa.limited for sa in self.sadb):
+            times.append(now + 1.0)
+        return min(times, default=None)
+
+    def tick(self, now: float) -> list[Expiry]:
+        """Send keepalives that are due and apply lifetimes; what expired."""
+        for (local, peer), timer in self._keepalives.items():
+            if timer.due(now, self._associations(peer)):
+                timer.sent(now)
+                try:
+                    self.send_user(local, peer, KEEPALIVE, now)
+                    self.counters.add("NattOutKeepalives")
+                except OSError:
+                    self.counters.add("NattOutSocketError")
+        expired = self.sadb.expire(now)
+        for expiry in expired:
+            if expiry.hard:
+                self.spd.detach(expiry.sa)
+            if self.events.watchers:
+                self.events.emit("expired", spi=expiry.sa.spi, hard=expiry.hard)
+        return expired
+
+    def close(self) -> None:
+        """Close the sockets and remove the TUN device."""
+        for sock in [*self.sockets.values(), *self.raw.values()]:
+            sock.close()
+        self.sockets.clear()
+        self.raw.clear()
+        if self.tun is not None:
+            self.tun.close()
+            self.tun = None

@@ -1,0 +1,120 @@
+"""The TUN device, where inner packets enter and leave the stack, and the event loop around it."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import selectors
+import socket
+import struct
+from collections.abc import Callable
+from typing import Protocol
+
+from .rtnetlink import Rtnetlink
+from .spd import Network
+
+_TUNSETIFF = 0x400454CA
+_IFF_TUN = 0x0001
+_IFF_NO_PI = 0x1000
+_PACKET = 65535
+
+
+class TunDevice:
+    """A TUN device of the current network namespace; it goes away, with its addresses and routes, on close.
+
+    OSError when it cannot be made: EBUSY if the name is taken, ENOENT or EPERM where there is no TUN.
+    """
+
+    def __init__(self, name: str) -> None:
+        if not 0 < len(name.encode()) < 16:
+            raise ValueError(f"{name!r} is no device name (1 to 15 octets)")
+        self._descriptor = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            request = struct.pack("16sH22x", name.encode(), _IFF_TUN | _IFF_NO_PI)
+            answer = fcntl.ioctl(self._descriptor, _TUNSETIFF, request)
+            self.name = answer[:16].rstrip(b"\0").decode()
+            self.index = socket.if_nametoindex(self.name)
+        except BaseException:
+            os.close(self._descriptor)
+            raise
+
+    def configure(self, mtu: int, addresses: list[tuple[bytes, int]]) -> None:
+        """Bring the device up with its MTU and (packed address, prefix length) pairs."""
+        six = any(len(address) == 16 for address, _ in addresses)
+        with Rtnetlink() as netlink:
+            netlink.set_up(self.index, mtu, link_local=six)
+            for address, length in addresses:
+                netlink.add_address(self.index, address, length)
+
+    def add_route(self, network: Network, table: int) -> None:
+        """Route a network into the device."""
+        with Rtnetlink() as netlink:
+            netlink.add_route(network, self.index, table)
+
+    def fileno(self) -> int:
+        """Descriptor to wait on."""
+        return self._descriptor
+
+    def read(self, limit: int = 32) -> list[bytes]:
+        """Up to `limit` inner packets that are waiting."""
+        batch: list[bytes] = []
+        descriptor = self._descriptor
+        try:
+            while len(batch) < limit:
+                batch.append(os.read(descriptor, _PACKET))
+        except BlockingIOError:
+            return batch
+        return batch
+
+    def write(self, packets: list[bytes]) -> int:
+        """Hand inner packets to the stack; how many it did not take."""
+        refused = 0
+        for packet in packets:
+            try:
+                os.write(self._descriptor, packet)
+            except OSError:
+                refused += 1
+        return refused
+
+    def close(self) -> None:
+        """Remove the device."""
+        os.close(self._descriptor)
+
+
+class Waitable(Protocol):
+    """Anything with a descriptor."""
+
+    def fileno(self) -> int:
+        """Descriptor to wait on."""
+        ...
+
+
+class EventLoop:
+    """Calls whoever registered for a descriptor when it is ready."""
+
+    def __init__(self) -> None:
+        self._selector = selectors.DefaultSelector()
+
+    def register(self, source: Waitable, callback: Callable[[], None], *, write: bool = False) -> None:
+        """Call `callback` whenever `source` is readable, or with `write` also when it is writable."""
+        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if write else 0)
+        if source in self._selector.get_map():
+            self._selector.modify(source, events, callback)
+        else:
+            self._selector.register(source, events, callback)
+
+    def unregister(self, source: Waitable) -> None:
+        """Forget a source; one that was never registered is no error."""
+        if source in self._selector.get_map():
+            self._selector.unregister(source)
+
+    def run_once(self, timeout: float | None) -> None:
+        """Wait up to `timeout` seconds (None: without end) and serve what is ready."""
+        for key, _ in self._selector.select(timeout):
+            # An earlier callback of this round may have closed a later one's source.
+            if key.fd in self._selector.get_map():
+                key.data()
+
+    def close(self) -> None:
+        """Release the selector."""
+        self._selector.close()
