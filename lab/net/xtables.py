@@ -65,7 +65,8 @@ class Restore:
         """Kill it, if it still runs, and wait. Idempotent."""
         if self._process.poll() is None:
             self._process.kill()
-        self._process.communicate()
+        if self._process.stdout is not None and not self._process.stdout.closed:
+            self._process.communicate()
 
 
 def refusal(rules: str, output: str) -> str:

@@ -1,8 +1,8 @@
 """What it costs to bring up `one_nat`, beside a shell script and pyroute2's documented way.
 
-Run it as root: python tests/bench/bench_setup.py [--rounds N] [--held N] [--churn N]. Each way builds the same
-network: three namespaces, two veth pairs, addresses, routes, forwarding, one masquerade rule set. A datagram
-through the NAT of the first copy proves each way, outside the measured time. Rounds interleave the ways.
+Run it as root: python tests/bench/bench_setup.py [--rounds N] [--held N] [--churn N]. Each way builds the
+same network: three namespaces, two veth pairs, addresses, routes, forwarding, one masquerade rule set. A
+datagram through the NAT of the first copy proves each way, outside the measured time. Rounds interleave.
 """
 
 from __future__ import annotations
@@ -237,10 +237,9 @@ def main() -> None:
     for name, values in {**up, **extras(options.rounds)}.items():
         table.add_row(name, f"{min(values):.2f}", f"{statistics.median(values):.2f}")
     console.print(table)
-    first, second = held_times(options.held)
-    console.print(
-        f"{options.held} held at once: {first:.2f} ms a lab in the first half, {second:.2f} in the second"
-    )
+    first, second = min((held_times(options.held) for _ in range(3)), key=sum)
+    halves = f"{first:.2f} ms a lab in the first half, {second:.2f} in the second"
+    console.print(f"{options.held} held at once, best of 3: {halves}")
     console.print(f"{options.churn} up and down: {churn(options.churn):.2f} s")
 
 
