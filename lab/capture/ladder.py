@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from lab.capture.natd import NAT_T_VENDOR_IDS
+from lab.capture.natview import nat_view
 from lab.capture.seen import Kind, Seen
 
 SAME_PACKET_NS = 500_000_000
@@ -64,7 +65,10 @@ def ladder(
 
 
 def describe(packet: Seen) -> str:
-    """One packet in a few words: what it is, and its SPI and sequence number or its exchange."""
+    """One packet in a few words: its kind, with SPI and sequence number or exchange and what NAT-D tells.
+
+    `NAT: src dst` names the ends whose address or port is not what the sender believed.
+    """
     if packet.why:
         return f"malformed: {packet.why}"
     message = packet.ike
@@ -79,10 +83,11 @@ def describe(packet: Seen) -> str:
         if versions:
             text += " " + versions[0].replace("draft-ietf-ipsec-nat-t-ike-", "draft ")
             text += f" +{len(versions) - 1}" if len(versions) > 1 else ""
+        view = nat_view(packet)
         if message.nat_d:
-            text += f" NAT-D {message.nat_d[0].payload_type}"
-        if message.nat_detection_source or message.nat_detection_destination:
-            text += " NAT-D"
+            text += f" NAT-D {message.nat_d[0].payload_type}" + ("" if view is None else f": {view}")
+        elif view is not None:
+            text += f" {'NAT: ' if view.sender_is_translated or view.receiver_is_translated else ''}{view}"
         return text
     if packet.spi is not None:
         name = {Kind.ESP_IN_UDP: "ESP in UDP", Kind.ESP_IN_UDP_NON_IKE: "non-IKE ESP"}
@@ -175,7 +180,8 @@ class _Sheet:
             _cell(row[link], self.lefts[link], self.cell) if link in row else " " * self.cell
             for link in self.columns
         ]
-        text = head + _GUTTER.join(cells) + _GUTTER + describe(packet)
+        # The last copy is the one nearest to the receiver: its view of NAT detection counts.
+        text = head + _GUTTER.join(cells) + _GUTTER + describe(next(reversed(row.values())))
         usual = self.ends[packet.link]
         if packet.src and {packet.src, packet.dst} != set(usual):
             text += f" ({packet.src} → {packet.dst})"
