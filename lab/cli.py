@@ -102,7 +102,8 @@ def _run(options: argparse.Namespace, rest: list[str]) -> int:
     reports = os.path.abspath(options.reports)
     arguments = [str(SCENARIOS), "--rootdir", str(SCENARIOS.parent), "--full-report", f"--reports={reports}"]
     arguments += ["-p", "no:terminal", "-n", options.workers, *chosen, *rest]
-    return int(pytest.main(arguments))
+    status = pytest.main(arguments)
+    return 2 if status == pytest.ExitCode.NO_TESTS_COLLECTED else int(status)
 
 
 class _Collected:

@@ -16,9 +16,9 @@ from lab.nodes.proof import BrokenLabError
 from lab.peers.peer import UnsupportedError
 from lab.peers.registry import PEERS
 from lab.report.folder import ReportFolder
-from lab.report.gatherer import Gatherer
+from lab.report.gatherer import MISUSE, Gatherer
 from lab.report.verdict import Result, Verdict
-from lab.scenario import ATTRIBUTE, CellSpec
+from lab.scenario import ATTRIBUTE, CellSpec, ScenarioError
 from lab.selection import Selection, SelectionError
 
 _WORKER_KEY = "nattlab_report"
@@ -98,31 +98,41 @@ def pytest_pycollect_makeitem(
             f"{declared.id}: no topology {', '.join(unknown)}; there are {', '.join(topology_file.names())}"
         )
     return [
-        CellItem.from_parent(collector, name=spec.name, originalname=name, callobj=obj, spec=spec)
-        for spec in declared.cells()
+        CellItem.from_parent(collector, name=spec.name, callobj=obj, spec=spec) for spec in declared.cells()
     ]
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Refuse a scenario id that two functions claim; apply --cells, --peer, --topology, --ipsec-version."""
+    try:
+        _refuse_double_claims(items)
+        chosen = _chosen(config.stash[_selection_key], items)
+    except (ScenarioError, SelectionError) as error:
+        worker_output = getattr(config, "workeroutput", None)
+        if worker_output is None:
+            raise pytest.UsageError(str(error)) from error
+        # An exception here would be an internal error of xdist's; the controller tells it instead.
+        worker_output[MISUSE] = str(error)
+        items.clear()
+        return
+    config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
+    items[:] = [item for item in items if item in chosen]
+
+
+def _refuse_double_claims(items: list[pytest.Item]) -> None:
     owners: dict[str, str] = {}
     for item in items:
         if isinstance(item, CellItem):
-            owner = f"{item.path}::{item.originalname}"
-            if owners.setdefault(item.spec.scenario.id, owner) != owner:
-                raise pytest.UsageError(
-                    f"{item.spec.scenario.id} is claimed twice: {owners[item.spec.scenario.id]} and {owner}"
-                )
-    selection = config.stash[_selection_key]
-    if not selection.is_everything:
-        specs = [item.spec for item in items if isinstance(item, CellItem)]
-        try:
-            chosen = set(selection.choose(specs))
-        except SelectionError as error:
-            raise pytest.UsageError(str(error)) from error
-        dropped = [item for item in items if not (isinstance(item, CellItem) and item.spec.name in chosen)]
-        config.hook.pytest_deselected(items=dropped)
-        items[:] = [item for item in items if isinstance(item, CellItem) and item.spec.name in chosen]
+            claimed, owner = item.spec.scenario.id, f"{item.path}::{item.function.__name__}"
+            if owners.setdefault(claimed, owner) != owner:
+                raise ScenarioError(f"{claimed} is claimed twice: by {owners[claimed]} and by {owner}")
+
+
+def _chosen(selection: Selection, items: list[pytest.Item]) -> set[pytest.Item]:
+    if selection.is_everything:
+        return set(items)
+    cells = {item.spec.name: item for item in items if isinstance(item, CellItem)}
+    return {cells[name] for name in selection.choose([item.spec for item in cells.values()])}
 
 
 @pytest.fixture

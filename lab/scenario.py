@@ -50,11 +50,16 @@ class Scenario:
         return catalogue()[self.id].title
 
     def cells(self) -> list[CellSpec]:
-        """One cell for every pair, topology and version; a pair without any of the versions gets one, too."""
+        """One cell for every pair, topology and version that the pair shares with the scenario.
+
+        A pair that shares none gets one cell, of a version it does, to be reported as unsupported.
+        """
         found = []
         for left, right in pairs():
             shared = PEERS[left].capabilities.versions & PEERS[right].capabilities.versions
-            versions = [version for version in self.versions if version in shared] or self.versions[:1]
+            versions = [version for version in self.versions if version in shared]
+            if not versions:
+                found.append(CellSpec(self, left, right, self.topologies[0], min(shared, key=VERSIONS.index)))
             found += [
                 CellSpec(self, left, right, topology, version)
                 for topology in self.topologies
@@ -84,8 +89,12 @@ class CellSpec:
 
     def check_support(self) -> None:
         """Raise UnsupportedError if a peer does not declare what the scenario needs."""
+        wanted = self.scenario.versions
         for name in dict.fromkeys((self.left, self.right)):
             peer = PEERS[name]
+            if self.version not in wanted:
+                does = ", ".join(sorted(peer.capabilities.versions))
+                raise UnsupportedError(name, f"{' or '.join(wanted)} (it does {does})")
             peer.check(self.make_connection())
             missing = sorted(self.scenario.features - peer.capabilities.features)
             if missing:

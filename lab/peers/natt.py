@@ -132,7 +132,8 @@ class Natt(Peer):
         end, connection = self.endpoint, self.connection
         encap = "espinudp" if self.is_encapsulated else "none"
         lines = [
-            f'[[socket]]\naddress = "{end.address}"\nport = {NATT_PORT}\nencap = "espinudp"\n',
+            f'[[socket]]\naddress = "{end.address}"\nport = {NATT_PORT}\n'
+            f'encap = "espinudp"\nprofile = "linux"\n',
             f'[tunnel]\ndevice = "natt0"\naddresses = ["{end.inner}/32"]\n',
         ]
         other = "right" if end.name == "left" else "left"
@@ -144,9 +145,11 @@ class Natt(Peer):
             lines.append(
                 f'[[sa]]\ndirection = "{direction}"\nspi = {SPI_FROM[sender]:#x}\n'
                 f'source = "{source}"\ndestination = "{destination}"\nmode = "{connection.mode}"\n'
-                f'encap = "{encap}"\nsport = {NATT_PORT}\ndport = {NATT_PORT}\nencryption = "{encryption}"\n'
+                f'encap = "{encap}"\nencryption = "{encryption}"\n'
                 f'encryption-key = "{self._key(sender, "encryption", octets)}"\n'
             )
+            if self.is_encapsulated:
+                lines.append(f"sport = {NATT_PORT}\ndport = {NATT_PORT}\n")
             if integrity:
                 lines.append(
                     f'integrity = "{integrity}"\n'

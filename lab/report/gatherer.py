@@ -15,6 +15,9 @@ from lab.report import matrix
 from lab.report.folder import ReportFolder
 from lab.report.verdict import Result
 
+MISUSE = "nattlab_misuse"
+"""Under this key an xdist worker sends what was wrong with the options or the scenarios."""
+
 
 class Gatherer:
     """A pytest plugin of the controller. `full` writes a report and takes the terminal over from pytest."""
@@ -56,6 +59,13 @@ class Gatherer:
             self._progress.start()
             self._task = self._progress.add_task("cells", total=self._total)
 
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any) -> None:
+        """Take what an xdist worker could only say at its end; all workers say the same."""
+        misuse = getattr(node, "workeroutput", {}).get(MISUSE)
+        if misuse and misuse not in self._errors:
+            self._errors.append(misuse)
+
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Take the verdict out of a report's properties; the last one of a cell counts."""
         properties: dict[str, str] = {name: str(value) for name, value in report.user_properties}
@@ -80,14 +90,14 @@ class Gatherer:
 
     def _show(self, result: Result) -> None:
         line = f"{result.verdict.mark:4} {result.cell}  {result.seconds:.2f} s"
-        if self._progress is not None:
-            self._progress.update(self._task, advance=1, description=result.cell)
-            if result.verdict.is_bad:
-                self._progress.console.print(f"{line}\n{_indented(result.reason)}", markup=False)
-        else:
+        if result.verdict.is_bad:
+            line += f"  {result.reason.splitlines()[0] if result.reason else ''}"
+        if self._progress is None:
             self._console.print(f"[{len(self._told)}/{self._total}] {line}", markup=False)
-            if result.verdict.is_bad:
-                self._console.print(_indented(result.reason), markup=False)
+            return
+        self._progress.update(self._task, advance=1, description=result.cell)
+        if result.verdict.is_bad:
+            self._progress.console.print(line, markup=False)
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:

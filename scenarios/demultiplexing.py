@@ -1,0 +1,108 @@
+"""Raw datagrams to a live peer and to a socket of the running kernel, and what became of each.
+
+A fence, a datagram that every socket delivers, follows the others: what has not come before it never will.
+"""
+
+import itertools
+import struct
+from dataclasses import dataclass
+from typing import Any
+
+from lab.capture.expect import expect
+from lab.cell import Cell
+from lab.peers.marked_socket import ESPINUDP, NOT_ENCAPSULATED, MarkedSocket
+
+PEER_PORT = 4500
+KERNEL_PORT = 14500
+PROBE_PORT = 40000
+NON_ESP_MARKER = bytes(4)
+
+_fences = itertools.count(1)
+
+IKE_HEADER = struct.pack("!8s8sBBBBII", bytes.fromhex("0123456789abcdef"), bytes(8), 0, 0x20, 34, 8, 0, 28)
+"""An IKE_SA_INIT request without payloads (RFC 7296 section 3.1), 28 octets."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a natt peer and the kernel did with the same datagrams."""
+
+    delivered: list[bytes]
+    by_kernel: list[bytes]
+    events: list[dict[str, Any]]
+    counted: dict[str, int]
+    """How much each of natt's counters rose."""
+
+    def kinds(self) -> list[str]:
+        """The kinds of natt's events in order."""
+        return [event["event"] for event in self.events]
+
+
+def through_natt_and_kernel(cell: Cell, *datagrams: bytes, marked: bool = True) -> Outcome:
+    """Send `datagrams` from the left node to natt on the right and to a kernel socket beside it."""
+    cell.start("right")
+    right = cell.endpoint("right")
+    if not marked:
+        cell.right.control.ask("set-encap", socket=f"{right.address}:{PEER_PORT}", encap="none")
+    before = cell.right.counters()
+    watching = cell.right.watch()
+    with MarkedSocket(
+        right.node, right.address, KERNEL_PORT, ESPINUDP if marked else NOT_ENCAPSULATED
+    ) as kernel:
+        fence = NON_ESP_MARKER + b"fence %d" % next(_fences)
+        for port in (PEER_PORT, KERNEL_PORT):
+            send(cell, port, *datagrams, fence)
+        by_kernel = kernel.delivered_until(fence)
+    events = watching.events_until(lambda event: event.get("payload") == fence.hex())[:-1]
+    watching.close()
+    after = cell.right.counters()
+    return Outcome(
+        delivered=[bytes.fromhex(event["payload"]) for event in events if event["event"] == "delivered"],
+        by_kernel=by_kernel,
+        events=events,
+        counted={
+            name: value - before.get(name, 0) for name, value in after.items() if value != before.get(name, 0)
+        },
+    )
+
+
+def send(cell: Cell, port: int, *datagrams: bytes) -> None:
+    """Send from PROBE_PORT of the left node to `port` of the right one, through whatever lies between."""
+    left = cell.endpoint("left")
+    with left.node.socket() as sock:
+        sock.bind((left.address, PROBE_PORT))
+        for datagram in datagrams:
+            sock.sendto(datagram, (left.remote, port))
+
+
+def survives(cell: Cell, *datagrams: bytes, answered: bool = False) -> None:
+    """Send `datagrams` to the daemon on the right; it must live, keep still, and then serve the left one."""
+    cell.start("right")
+    send(cell, PEER_PORT, *datagrams)
+    cell.start("left")
+    cell.connect()
+    cell.ping()
+    assert cell.right.is_alive()
+    from_right = cell.seen.sent_by(cell.endpoint("right").address)
+    expect(from_right.icmp).none()
+    if not answered:
+        expect(from_right.to_port(PROBE_PORT)).none()
+
+
+def agree(cell: Cell, *datagrams: bytes, delivered: bool, answered: bool = False) -> Outcome | None:
+    """The usual demultiplexing scenario: each datagram reaches the IKE side, or none does.
+
+    For a natt peer compares with the kernel and returns the outcome; other daemons must survive it.
+    """
+    if cell.spec.right != "natt":
+        survives(cell, *datagrams, answered=answered)
+        return None
+    outcome = through_natt_and_kernel(cell, *datagrams)
+    wanted = list(datagrams) if delivered else []
+    assert outcome.by_kernel == wanted, f"this kernel delivered {[d.hex() for d in outcome.by_kernel]}"
+    assert outcome.delivered == wanted, f"natt delivered {[d.hex() for d in outcome.delivered]}"
+    arrived = cell.seen.on("wan").where(lambda p: p.dport == PEER_PORT, "to the peer")
+    assert [p.payload for p in arrived][: len(datagrams)] == list(datagrams), (
+        "the NAT changed or lost a datagram"
+    )
+    return outcome
