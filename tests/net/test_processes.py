@@ -72,7 +72,11 @@ def test_a_program_is_in_the_network_and_in_the_pid_namespace_of_its_lab():
 def test_orphans_of_a_daemon_do_not_stay_zombies():
     space = ProcessSpace()
     with Namespace.create("a") as network:
-        child = space.spawn(["sh", "-c", "(true &); exec sleep 300"], network)
+        script = "(true &); echo orphaned; exec sleep 300"
+        child = space.spawn(["sh", "-c", script], network, stdout=subprocess.PIPE)
+        assert child.stdout is not None
+        assert child.stdout.readline() == b"orphaned\n"
+        child.stdout.close()
         place = os.stat(f"/proc/{child.pid}/ns/pid").st_ino
 
         def inhabitants() -> int:
