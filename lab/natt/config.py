@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import enum
 import tomllib
-from collections.abc import Collection
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
-from .checksum import NatOaPolicy
-from .errors import FieldError
-from .esp import largest_inner
-from .sadb import (
+from .association import (
     Direction,
     DontFragment,
     Endpoint,
@@ -22,18 +17,15 @@ from .sadb import (
     canonical,
     packed,
 )
+from .checksum import NatOaPolicy
+from .errors import FieldError
+from .esp import largest_inner
 from .spd import Network, Selector
+from .tables import ConfigError, Table
 from .transforms import NO_INTEGRITY
 from .wire import Encap, Profile
 
-_E = TypeVar("_E", bound=enum.Enum)
-_T = TypeVar("_T")
-_NAMES = {str: "text", int: "an integer", bool: "true or false", float: "a number", list: "an array"}
 _SMALLEST_MTU = 68
-
-
-class ConfigError(Exception):
-    """A mistake in the file; the text names file, table and key."""
 
 
 @dataclass(slots=True)
@@ -86,98 +78,6 @@ class Config:
     follow: bool = False
 
 
-class _Table:
-    """A TOML table that knows where it is and which of its keys were read."""
-
-    def __init__(self, where: str, values: object) -> None:
-        if not isinstance(values, dict):
-            raise ConfigError(f"{where} not a table")
-        self.where = where
-        self._values: dict[str, Any] = dict(values)
-
-    def error(self, key: str, reason: str) -> ConfigError:
-        return ConfigError(f"{self.where} {key}: {reason}")
-
-    def get(self, key: str, kind: type[_T], default: _T | None = None) -> _T:
-        if key not in self._values:
-            if default is None:
-                raise self.error(key, "missing")
-            return default
-        value = self._values.pop(key)
-        if kind is float and type(value) is int:
-            value = float(value)
-        if type(value) is not kind:
-            raise self.error(key, f"{value!r} is not {_NAMES[kind]}")
-        return value
-
-    def has(self, key: str) -> bool:
-        return key in self._values
-
-    def number(self, key: str, low: int, high: int, default: int | None = None) -> int:
-        value = self.get(key, int, default)
-        if not low <= value <= high:
-            raise self.error(key, f"{value} is not in {low}..{high}")
-        return value
-
-    def word(self, key: str, words: Collection[str], default: str | None = None) -> str:
-        word = self.get(key, str, default)
-        if word not in words:
-            raise self.error(key, f"{word!r} is none of {', '.join(words)}")
-        return word
-
-    def choice(self, key: str, kind: type[_E], default: _E | None = None) -> _E:
-        words = {_word(member): member for member in kind}
-        return words[self.word(key, words, None if default is None else _word(default))]
-
-    def hex(self, key: str) -> bytes:
-        text = self.get(key, str, "")
-        try:
-            return bytes.fromhex(text.removeprefix("0x"))
-        except ValueError:
-            raise self.error(key, "not hexadecimal octets") from None
-
-    def network(self, key: str) -> Network:
-        try:
-            return Network.parse(self.get(key, str))
-        except ValueError as error:
-            raise self.error(key, str(error)) from None
-
-    def address(self, key: str) -> str:
-        try:
-            return canonical(self.get(key, str))
-        except ValueError as error:
-            raise self.error(key, str(error)) from None
-
-    def strings(self, key: str, default: list[str] | None = None) -> list[str]:
-        if isinstance(self._values.get(key), str):
-            return [self.get(key, str)]
-        values: list[Any] = self.get(key, list, default)
-        for value in values:
-            if not isinstance(value, str):
-                raise self.error(key, f"{value!r} is not text")
-        return values
-
-    def tables(self, name: str) -> list[_Table]:
-        values = self._values.pop(name, [])
-        if not isinstance(values, list):
-            raise ConfigError(f"[{name}]: write [[{name}]]")
-        return [_Table(f"[[{name}]] {number}:", value) for number, value in enumerate(values, 1)]
-
-    def table(self, name: str) -> _Table | None:
-        return _Table(f"[{name}]:", self._values.pop(name)) if name in self._values else None
-
-    def left(self) -> list[str]:
-        return list(self._values)
-
-    def finish(self) -> None:
-        for key in self.left():
-            raise self.error(key, "unknown key")
-
-
-def _word(member: enum.Enum) -> str:
-    return member.word if isinstance(member, Encap) else str(member.value)
-
-
 def parse_endpoint(text: str) -> Endpoint:
     """Read `10.0.0.1:4500` or `[fd00::1]:4500`; ValueError says what is wrong."""
     host, colon, port = text.rpartition(":")
@@ -208,7 +108,7 @@ def load_config(path: str) -> Config:
 def parse_config(document: dict[str, Any]) -> Config:
     """Check a parsed file; ConfigError names the table and the key."""
     config = Config()
-    root = _Table("", document)
+    root = Table("", document)
     for table in root.tables("socket"):
         config.sockets.append(_socket(table, config.sockets))
     for table in root.tables("sa"):
@@ -231,7 +131,7 @@ def parse_config(document: dict[str, Any]) -> Config:
     return config
 
 
-def _socket(table: _Table, others: list[SocketConfig]) -> SocketConfig:
+def _socket(table: Table, others: list[SocketConfig]) -> SocketConfig:
     sock = SocketConfig(
         table.address("address"),
         table.number("port", 1, 65535),
@@ -247,7 +147,7 @@ def _socket(table: _Table, others: list[SocketConfig]) -> SocketConfig:
     return sock
 
 
-def _direction(table: _Table, source: str, destination: str, config: Config) -> Direction:
+def _direction(table: Table, source: str, destination: str, config: Config) -> Direction:
     if table.has("direction"):
         return table.choice("direction", Direction)
     local = {sock.address for sock in config.sockets}
@@ -259,7 +159,7 @@ def _direction(table: _Table, source: str, destination: str, config: Config) -> 
     return Direction.IN if destination in local else Direction.OUT
 
 
-def _lifetime(table: _Table, kind: str) -> Lifetime:
+def _lifetime(table: Table, kind: str) -> Lifetime:
     largest = 2**63
     lifetime = Lifetime(
         table.number(f"{kind}-packets", 0, largest, 0),
@@ -272,7 +172,7 @@ def _lifetime(table: _Table, kind: str) -> Lifetime:
     return lifetime
 
 
-def _association(table: _Table, config: Config) -> SecurityAssociation:
+def _association(table: Table, config: Config) -> SecurityAssociation:
     source, destination = table.address("source"), table.address("destination")
     direction = _direction(table, source, destination, config)
     encap = table.choice("encap", Encap)
@@ -325,7 +225,7 @@ def _sends(config: Config, sa: SecurityAssociation) -> bool:
     )
 
 
-def _policy(table: _Table, config: Config, inbound: dict[int, list[Selector]]) -> None:
+def _policy(table: Table, config: Config, inbound: dict[int, list[Selector]]) -> None:
     source, destination = table.network("source"), table.network("destination")
     selector = Selector(
         source,
@@ -358,7 +258,7 @@ def _restrict_inbound(config: Config, inbound: dict[int, list[Selector]]) -> Non
             sa.selectors = tuple(inbound.get(sa.spi, default))
 
 
-def _tunnel(table: _Table, config: Config) -> TunnelConfig:
+def _tunnel(table: Table, config: Config) -> TunnelConfig:
     device = table.get("device", str, "natt0")
     addresses = []
     for text in table.strings("addresses", []):
@@ -395,7 +295,7 @@ def default_mtu(associations: list[SecurityAssociation], path_mtu: int) -> int:
     return max(_SMALLEST_MTU, min(sizes, default=path_mtu))
 
 
-def _keepalive(table: _Table, config: Config) -> KeepaliveConfig:
+def _keepalive(table: Table, config: Config) -> KeepaliveConfig:
     interval = table.get("interval", float, 20.0)
     if not 0 < interval < 1e9:
         raise table.error("interval", f"{interval:g} is not a time in seconds")

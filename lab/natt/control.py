@@ -11,9 +11,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from .association import Direction, SecurityAssociation
 from .config import parse_endpoint
 from .encapsulator import Encapsulator, endpoint_text
-from .sadb import Direction, SecurityAssociation
 from .tunnel import EventLoop
 from .wire import Encap
 

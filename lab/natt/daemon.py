@@ -12,15 +12,16 @@ import time
 from functools import partial
 from types import FrameType
 
-from .config import Config, ConfigError, SocketConfig, load_config
+from .association import Direction, packed
+from .config import Config, SocketConfig, load_config
 from .control import ControlServer
 from .encapsulator import Encapsulator, endpoint_text
 from .keepalive import KeepaliveTimer
 from .keys import export_keys
 from .rtnetlink import MAIN_TABLE, Rtnetlink
-from .sadb import Direction, packed
 from .sockets import UdpEncapSocket, notify
 from .spd import Policy
+from .tables import ConfigError
 from .tunnel import EventLoop, TunDevice
 from .wire import Encap
 

@@ -7,11 +7,12 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from .association import Direction, Endpoint, SecurityAssociation
 from .counters import Counters
 from .input import Decapsulated, Dropped, InputPath, Keepalive, Mapping, Result
 from .keepalive import KeepaliveTimer
 from .output import Outgoing, OutputError, OutputPath
-from .sadb import Direction, Endpoint, Expiry, Sadb, SadbError, SecurityAssociation
+from .sadb import Expiry, Sadb, SadbError
 from .sockets import RawEspSocket, Received, UdpEncapSocket
 from .spd import Policy, Spd
 from .tunnel import TunDevice

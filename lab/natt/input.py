@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from .association import Endpoint, Mode, SecurityAssociation, State, packed
 from .checksum import fix_transport_checksum, incremental_update
 from .counters import Counters
 from .esp import DUMMY, EspError
 from .ip import IPIP, IPV6, IpError, build_ip, parse_ip
-from .sadb import Endpoint, Mode, Sadb, SecurityAssociation, State, packed
+from .sadb import Sadb
 from .transforms import IntegrityError
 from .wire import ESP_HEADER_LENGTH, Encap, Kind, Profile, classify
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 
-from .sadb import SecurityAssociation
+from .association import SecurityAssociation
 from .transforms import ENCRYPTIONS, INTEGRITIES
 
 FILE_NAME = "esp_sa"

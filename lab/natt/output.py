@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from typing import NamedTuple
 
+from .association import DontFragment, Endpoint, Mode, SecurityAssociation, State
 from .counters import Counters
 from .esp import DUMMY
 from .ip import ESP, IPIP, IPV6, IpError, IpHeader, build_ip, build_udp, parse_ip
-from .sadb import DontFragment, Endpoint, Mode, SecurityAssociation, State
 from .spd import Spd
 from .wire import NON_IKE_MARKER, Encap
 

@@ -13,8 +13,8 @@ import sys
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from .association import Endpoint, canonical
 from .ip import ESP, IpError, parse_ip
-from .sadb import Endpoint, canonical
 from .wire import Encap, Profile
 
 _BUFFER = 65535

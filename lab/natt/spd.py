@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from .ip import IpHeader
 
 if TYPE_CHECKING:
-    from .sadb import SecurityAssociation
+    from .association import SecurityAssociation
 
 _PORT_PROTOCOLS = frozenset((6, 17, 33, 132, 136))
 _CACHE_LIMIT = 4096

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
+from lab.natt.association import Direction, Lifetime, SecurityAssociation, State, packed
 from lab.natt.errors import FieldError
 from lab.natt.ip import build_ip, parse_ip
-from lab.natt.sadb import Direction, Lifetime, Sadb, SadbError, SecurityAssociation, State, packed
+from lab.natt.sadb import Sadb, SadbError
 from lab.natt.spd import Network, Policy, Selector, Spd
 from lab.natt.wire import Encap
 

@@ -1,0 +1,196 @@
+"""One security association: addresses, encapsulation, algorithms, lifetimes, state (RFC 4301, RFC 2367)."""
+
+from __future__ import annotations
+
+import enum
+import socket
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from .checksum import NatOaPolicy
+from .errors import FieldError
+from .esp import Esp
+from .replay import ReplayWindow
+from .spd import Selector
+from .transforms import NO_INTEGRITY, make_transform
+from .wire import Encap
+
+Endpoint = tuple[str, int]
+"""Address in canonical text form and UDP port."""
+
+
+class Mode(enum.Enum):
+    """RFC 4301 section 3.2."""
+
+    TUNNEL = "tunnel"
+    TRANSPORT = "transport"
+
+
+class Direction(enum.Enum):
+    """As seen from this host."""
+
+    IN = "in"
+    OUT = "out"
+
+
+class State(enum.IntEnum):
+    """RFC 2367 section 3.1.10; DYING is past the soft lifetime."""
+
+    LARVAL = 0
+    MATURE = 1
+    DYING = 2
+    DEAD = 3
+
+
+class DontFragment(enum.Enum):
+    """What the outer DF bit is made from."""
+
+    COPY = "copy"
+    SET = "set"
+    CLEAR = "clear"
+
+
+class Lifetime(NamedTuple):
+    """Limits of one SA (RFC 2367 section 2.3.2); 0 is no limit. Times in seconds."""
+
+    packets: int = 0
+    octets: int = 0
+    addtime: float = 0.0
+    """Since the SA was added."""
+    usetime: float = 0.0
+    """Since the SA was first used."""
+
+    def reached(self, packets: int, octets: int, age: float, used: float) -> bool:
+        """Whether any limit is reached."""
+        return bool(
+            (self.packets and packets >= self.packets)
+            or (self.octets and octets >= self.octets)
+            or (self.addtime and age >= self.addtime)
+            or (self.usetime and used >= self.usetime)
+        )
+
+
+class OuterHeader(NamedTuple):
+    """Outer header policy in tunnel mode (RFC 4301 section 5.1.2, RFC 6040)."""
+
+    dscp: int | None = None
+    """Fixed DSCP, or None to copy the inner one."""
+    ecn: bool = True
+    """Copy ECN outward and congestion inward; else the outer field is Not-ECT."""
+    df: DontFragment = DontFragment.COPY
+    ttl: int = 64
+
+
+UNLIMITED = Lifetime()
+DEFAULT_OUTER = OuterHeader()
+
+
+def canonical(address: str) -> str:
+    """The one spelling of an address used for comparison; ValueError if it is none."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    try:
+        return socket.inet_ntop(family, socket.inet_pton(family, address))
+    except OSError:
+        raise ValueError(f"{address!r} is no address") from None
+
+
+def packed(address: str) -> bytes:
+    """Network byte order form of an address."""
+    return socket.inet_pton(socket.AF_INET6 if ":" in address else socket.AF_INET, address)
+
+
+@dataclass(slots=True, eq=False)
+class SecurityAssociation:
+    """One ESP SA of one direction.
+
+    `sport` belongs to `source` and `dport` to `destination`, whatever the direction (as in PF_KEY's
+    SADB_X_EXT_NAT_T_SPORT and _DPORT); they are 0 without encapsulation. `oa_source` and `oa_destination` are
+    the original addresses of NAT-OA (RFC 3947 section 5.2). Keys include salt or nonce. FieldError names a
+    bad field.
+    """
+
+    spi: int
+    source: str
+    destination: str
+    direction: Direction
+    encryption: str
+    encryption_key: bytes = field(repr=False)
+    integrity: str = NO_INTEGRITY
+    integrity_key: bytes = field(default=b"", repr=False)
+    mode: Mode = Mode.TUNNEL
+    encap: Encap = Encap.NONE
+    sport: int = 0
+    dport: int = 0
+    oa_source: str | None = None
+    oa_destination: str | None = None
+    nat_oa_policy: NatOaPolicy = NatOaPolicy.INCREMENTAL
+    replay_window: int = 64
+    esn: bool = False
+    soft: Lifetime = UNLIMITED
+    hard: Lifetime = UNLIMITED
+    outer: OuterHeader = DEFAULT_OUTER
+    tfc: int = 0
+    """Inner packets shorter than this are padded to it (RFC 4303 section 2.7)."""
+    selectors: tuple[Selector, ...] = ()
+    """What an inbound SA may carry; empty for anything."""
+    state: State = State.MATURE
+    added: float = 0.0
+    used: float | None = None
+    packets: int = 0
+    octets: int = 0
+    sequence: int = 0
+    """Last number sent; `window.top` is the highest received."""
+    esp: Esp = field(init=False, repr=False)
+    window: ReplayWindow = field(init=False, repr=False)
+    heard: Endpoint = field(init=False)
+    """Where authenticated packets last came from; at first what the key manager said."""
+    limited: bool = field(init=False, repr=False)
+    source_packed: bytes = field(init=False, repr=False)
+    destination_packed: bytes = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if not 0 < self.spi <= 0xFFFFFFFF:
+            raise FieldError("spi", f"{self.spi:#x} is not in 1..0xffffffff")
+        for name in ("source", "destination", "oa_source", "oa_destination"):
+            address = getattr(self, name)
+            if address is not None:
+                try:
+                    setattr(self, name, canonical(address))
+                except ValueError as error:
+                    raise FieldError(name.replace("_", "-"), str(error)) from None
+        if (":" in self.source) != (":" in self.destination):
+            raise FieldError("destination", f"{self.destination} is not of the family of {self.source}")
+        for name, address in (("oa-source", self.oa_source), ("oa-destination", self.oa_destination)):
+            if address is not None and (":" in address) != (":" in self.source):
+                raise FieldError(name, f"{address} is not of the family of {self.source}")
+        for name, port in (("sport", self.sport), ("dport", self.dport)):
+            if self.encap is not Encap.NONE and not 0 < port <= 65535:
+                raise FieldError(name, f"{port} is not in 1..65535, {self.encap.word} needs a port")
+            if self.encap is Encap.NONE and port:
+                raise FieldError(name, f"{port} without UDP encapsulation")
+        try:
+            self.window = ReplayWindow(self.replay_window, self.esn)
+        except ValueError as error:
+            raise FieldError("replay-window", str(error)) from None
+        transform = make_transform(self.encryption, self.encryption_key, self.integrity, self.integrity_key)
+        self.esp = Esp(self.spi, transform, self.esn)
+        self.limited = (self.soft, self.hard) != (UNLIMITED, UNLIMITED)
+        self.moved()
+
+    def moved(self) -> None:
+        """Bring derived fields up to date after addresses or ports were changed."""
+        self.source_packed = packed(self.source)
+        self.destination_packed = packed(self.destination)
+        self.heard = (self.source, self.sport)
+
+    def count(self, octets: int, now: float) -> None:
+        """Record one packet of `octets`."""
+        if self.used is None:
+            self.used = now
+        self.packets += 1
+        self.octets += octets
+
+    def reached(self, limit: Lifetime, now: float) -> bool:
+        """Whether a lifetime is over at `now`."""
+        used = 0.0 if self.used is None else now - self.used
+        return limit.reached(self.packets, self.octets, now - self.added, used)
