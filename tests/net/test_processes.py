@@ -154,3 +154,30 @@ def test_sigkill_of_the_owner_at_any_moment_leaves_nothing(seed: int):
     inodes = {inode for line in output.splitlines() if line.endswith(b"]") for inode in json.loads(line)}
     wait_until(lambda: processes_with(f"LAB_TEST={value}") == [], "every process of the lab to end")
     wait_until(lambda: not (inodes & namespaces_alive()), "no process in a namespace of the lab")
+
+
+def test_a_process_that_asks_for_it_dies_with_its_parent():
+    value = f"{os.getpid()}-{time.monotonic_ns()}"
+    child = (
+        "from lab.net.processes import die_with_parent; die_with_parent(); print('up', flush=True); input()"
+    )
+    parent = (
+        "import subprocess, sys\n"
+        f"subprocess.Popen([sys.executable, '-c', {child!r}])\n"
+        "import time; time.sleep(300)"
+    )
+    # The pipe to both stays open: only the signal can end the child.
+    process = subprocess.Popen(
+        [sys.executable, "-c", parent],
+        cwd=ROOT,
+        env={**os.environ, "LAB_TEST": value, "PYTHONPATH": str(ROOT)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"up\n"
+    assert len(processes_with(f"LAB_TEST={value}")) == 2
+    process.kill()
+    process.wait()
+    wait_until(lambda: processes_with(f"LAB_TEST={value}") == [], "the child to die with its parent")
+    process.communicate()
