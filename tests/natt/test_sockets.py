@@ -1,0 +1,133 @@
+"""UDP sockets with the flag over loopback: flag life cycle, families, outer header, checksums."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import struct
+
+import pytest
+
+from lab.natt.sockets import RawEspSocket, Received, UdpEncapSocket, notify
+from lab.natt.wire import Encap, Profile
+from lab.wait import wait_until
+
+
+def received(sock: UdpEncapSocket | RawEspSocket) -> Received:
+    batch: list[Received] = []
+
+    def arrived() -> bool:
+        batch.extend(sock.receive(1))
+        return bool(batch)
+
+    wait_until(arrived, f"a datagram at {sock.endpoint}")
+    return batch[0]
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
+def test_round_trip_with_congestion_and_class(address: str) -> None:
+    first, second = UdpEncapSocket(address, 0), UdpEncapSocket(address, 0)
+    try:
+        for tos in (0, 46 << 2 | 2, 3):
+            first.send(b"payload", second.endpoint, tos=tos, ttl=9, dont_fragment=True, esp=True)
+            assert received(second) == Received(b"payload", first.endpoint, second.endpoint, tos)
+        assert second.receive() == []
+    finally:
+        first.close()
+        second.close()
+
+
+@pytest.mark.parametrize(
+    ("wildcard", "address"), [("0.0.0.0", "127.0.0.9"), ("::", "::1"), ("::", "127.0.0.9")]
+)
+def test_wildcards_know_the_local_address_and_answer_from_it(wildcard: str, address: str) -> None:
+    everywhere = UdpEncapSocket(wildcard, 0)
+    peer = UdpEncapSocket("::1" if ":" in address else "127.0.0.1", 0)
+    try:
+        peer.send(b"question", (address, everywhere.port), tos=2)
+        question = received(everywhere)
+        assert question == Received(b"question", peer.endpoint, (address, everywhere.port), 2)
+        everywhere.send(b"answer", question.source, source=question.destination[0], tos=1)
+        assert received(peer) == Received(b"answer", (address, everywhere.port), peer.endpoint, 1)
+    finally:
+        everywhere.close()
+        peer.close()
+
+
+def test_the_flag_can_change_at_any_time_within_the_profile() -> None:
+    sock = UdpEncapSocket("127.0.0.1", 0, Encap.NONE, Profile.FREEBSD11)
+    try:
+        sock.set_encap(Encap.ESPINUDP)
+        assert sock.encap is Encap.ESPINUDP
+        with pytest.raises(OSError, match="freebsd11 has no encapsulation espinudp-non-ike") as caught:
+            sock.set_encap(Encap.ESPINUDP_NON_IKE)
+        assert caught.value.errno == errno.EINVAL
+        assert sock.encap is Encap.ESPINUDP
+        sock.set_encap(Encap.NONE)
+    finally:
+        sock.close()
+
+
+def test_a_port_in_use() -> None:
+    first = UdpEncapSocket("127.0.0.1", 0)
+    try:
+        with pytest.raises(OSError, match="in use") as caught:
+            UdpEncapSocket("127.0.0.1", first.port)
+        assert caught.value.errno == errno.EADDRINUSE
+    finally:
+        first.close()
+
+
+def udp_checksum_on_the_wire(port: int, sniffer: socket.socket) -> int:
+    sniffer.settimeout(5)
+    while True:
+        packet = sniffer.recv(2000)
+        if packet[9] == 17 and struct.unpack_from(">H", packet, 22) == (port,):
+            return int(struct.unpack_from(">H", packet, 26)[0])
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root for a raw socket")
+def test_only_esp_goes_without_a_checksum_and_only_if_wanted() -> None:
+    sink = UdpEncapSocket("127.0.0.1", 0)
+    zero, computed = UdpEncapSocket("127.0.0.1", 0), UdpEncapSocket("127.0.0.1", 0, zero_checksum=False)
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_UDP) as sniffer:
+            seen = []
+            for sock, esp in ((zero, True), (zero, False), (zero, True), (computed, True)):
+                sock.send(b"payload", sink.endpoint, esp=esp)
+                seen.append(udp_checksum_on_the_wire(sink.port, sniffer) != 0)
+        assert seen == [False, True, False, True]
+    finally:
+        for sock in (sink, zero, computed):
+            sock.close()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root for a raw socket")
+@pytest.mark.parametrize(("here", "there"), [("127.0.0.7", "127.0.0.8"), ("::1", "::1")])
+def test_bare_esp(here: str, there: str) -> None:
+    sender, receiver = RawEspSocket(here), RawEspSocket(there)
+    spi = os.urandom(8)
+    try:
+        sender.send(spi + b"sealed", (there, 0), tos=3)
+        while (packet := received(receiver)).payload[:8] != spi:
+            continue
+        assert packet == Received(spi + b"sealed", (here, 0), (there, 0), 3)
+    finally:
+        sender.close()
+        receiver.close()
+
+
+@pytest.mark.parametrize("abstract", [False, True])
+def test_notify(tmp_path: object, monkeypatch: pytest.MonkeyPatch, abstract: bool) -> None:
+    path = f"@natt-test-{os.getpid()}" if abstract else f"{tmp_path}/notify"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as supervisor:
+        supervisor.bind("\0" + path[1:] if abstract else path)
+        monkeypatch.setenv("NOTIFY_SOCKET", path)
+        notify("READY=1")
+        assert supervisor.recv(100) == b"READY=1"
+        monkeypatch.delenv("NOTIFY_SOCKET")
+        notify("READY=1")
+        supervisor.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            supervisor.recv(100)
