@@ -18,8 +18,6 @@ from lab.net.namespace import CLONE_NEWPID, Namespace, restored, setns, unshare
 
 PR_SET_PDEATHSIG = 1
 
-PR_SET_PDEATHSIG = 1
-
 # A parent-death signal fires when the *thread* that forked ends, so the first process of every lab is
 # forked by a thread that lives as long as this process.
 _keeper: ThreadPoolExecutor | None = None
@@ -72,17 +70,6 @@ def _start_init() -> subprocess.Popen[bytes]:
         init.stdin.close()
         raise NetworkError(f"{' '.join(INIT_ARGV)} ended at once with status {init.wait()}")
     return init
-
-
-def die_with_parent() -> None:
-    """Have the kernel kill this process when the thread that started it ends (prctl(2), PR_SET_PDEATHSIG).
-
-    Call it from the main thread. A parent that is already gone cannot be told from init, so call it early.
-    Raises NetworkError.
-    """
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
-        raise NetworkError(f"prctl(PR_SET_PDEATHSIG): {os.strerror(ctypes.get_errno())}")
 
 
 class ProcessSpace:
