@@ -140,6 +140,12 @@ class Cell:
             if side in self._peers:
                 self._peers[side].stop()
 
+    def describe_nats(self) -> str:
+        """The NATs in words, for a report; empty where there is none."""
+        return "; ".join(
+            f"{nat.name}: {nat.config.describe()} (iptables-{nat.backend})" for nat in self.network.nats
+        )
+
     def releases(self) -> dict[str, str]:
         """Name and version of each side's implementation."""
         return {

@@ -12,6 +12,7 @@ import pytest
 from lab import probe
 from lab.cell import Cell, opened
 from lab.net import scratch, topology_file
+from lab.net.processes import die_with_parent
 from lab.nodes.proof import BrokenLabError
 from lab.peers.peer import UnsupportedError
 from lab.peers.registry import PEERS
@@ -58,6 +59,8 @@ def pytest_configure(config: pytest.Config) -> None:
     )
     worker_input = getattr(config, "workerinput", None)
     if worker_input is not None:
+        # A controller killed in the middle of a cell must not leave a worker that finishes it.
+        die_with_parent()
         config.stash[_folder_key] = ReportFolder(Path(worker_input[_WORKER_KEY]))
     else:
         scratch.reap()
@@ -83,6 +86,8 @@ class CellItem(pytest.Function):
         super().__init__(**options)
         self.spec = spec
         self.result: Result | None = None
+        self.nat = ""
+        """The NATs of the running network in words, once it is built."""
 
 
 def pytest_pycollect_makeitem(
@@ -144,6 +149,7 @@ def cell(request: pytest.FixtureRequest) -> Iterator[Cell]:
     folder = scratch.directory(item.spec.scenario.id)
     try:
         with opened(item.spec, folder) as made:
+            item.nat = made.describe_nats()
             yield made
             made.stop_peers()
             result = item.result
@@ -228,5 +234,6 @@ def _conclude(item: CellItem, verdict: Verdict, reason: str, seconds: float) -> 
         ("title", spec.scenario.title),
         ("left_release", PEERS[spec.left].release()),
         ("right_release", PEERS[spec.right].release()),
+        ("nat", item.nat),
         ("kernel", probe.kernel()),
     ]

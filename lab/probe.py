@@ -72,17 +72,16 @@ def _netns() -> str:
 
 
 def _tun() -> str:
-    try:
-        fd = os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC)
-    except OSError as error:
-        raise _ProbeFailedError(f"open /dev/net/tun: {_errno_text(error)}") from error
-    try:
-        with Namespace.create("probe") as namespace, namespace.entered():
-            fcntl.ioctl(fd, TUNSETIFF, struct.pack("16sH14x", b"probe0", IFF_TUN_NO_PI))
-    except OSError as error:
-        raise _ProbeFailedError(f"ioctl TUNSETIFF on /dev/net/tun: {_errno_text(error)}") from error
-    finally:
-        os.close(fd)
+    step = "open"
+    # The device belongs to the namespace in which /dev/net/tun is opened, not to that of the ioctl.
+    with Namespace.create("probe") as namespace, namespace.entered():
+        try:
+            fd = os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC)
+            step = "ioctl TUNSETIFF on"
+            with os.fdopen(fd, "rb", buffering=0) as device:
+                fcntl.ioctl(device, TUNSETIFF, struct.pack("16sH14x", b"probe0", IFF_TUN_NO_PI))
+        except OSError as error:
+            raise _ProbeFailedError(f"{step} /dev/net/tun: {_errno_text(error)}") from error
     return "a TUN device can be made"
 
 

@@ -57,7 +57,7 @@ class Selection:
 
 def _matches(selector: str, spec: CellSpec) -> bool:
     identity = spec.scenario.id
-    return selector in (spec.name, identity, identity.rpartition("-")[0])
+    return selector == spec.name or selector.upper() in (identity, identity.rpartition("-")[0])
 
 
 def _suggestion(selector: str, specs: Sequence[CellSpec]) -> str:

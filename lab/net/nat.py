@@ -27,3 +27,12 @@ class NatConfig:
     guard: bool = True
     drop_esp: bool = True
     ports: PortRange | None = None
+
+    def describe(self) -> str:
+        """Its behaviour in words, for reports."""
+        words = [f"masquerade {' and '.join(self.inside)} to {self.outside}"]
+        if self.ports is not None:
+            words.append(f"ports {self.ports}")
+        words += [f"{m.protocol} {m.port} to {m.to}" for m in self.mappings]
+        words += ["guard"] * self.guard + ["ESP dropped"] * self.drop_esp
+        return ", ".join(words)

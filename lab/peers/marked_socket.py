@@ -26,8 +26,8 @@ class MarkedSocket:
         self._socket.bind(self.address)
 
     def delivered_until(self, fence: bytes) -> list[bytes]:
-        """The payloads that the kernel delivered before `fence`, which must come; PeerError if it does not."""
-        delivered = []
+        """The payloads that the kernel delivered before `fence`; PeerError if that does not come."""
+        delivered: list[bytes] = []
         while True:
             try:
                 payload = self._socket.recv(65535)

@@ -1,0 +1,162 @@
+"""Each way a cell can go wrong gets its own verdict, with the reason, in exit status and JUnit XML."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+SCENARIO = """
+from lab.scenario import scenario
+from lab.capture.expect import expect
+
+@scenario("ENC-01", versions=("{version}",))
+def carries(cell):
+    cell.up()
+    cell.ping()
+    expect(cell.seen.on("wan").esp_in_udp).{expectation}
+"""
+
+
+def run_cell(
+    folder: Path,
+    *,
+    version: str = "manual",
+    expectation: str = "some()",
+    conftest: str = "",
+    before: str = "true",
+    options: tuple[str, ...] = ("-p", "no:xdist"),
+) -> tuple[int, dict[str, dict[str, str]], str]:
+    """Run one scenario in a project of its own; `before` is shell that may hide things of this host.
+
+    Returns the exit status, the properties of each JUnit test case, and what was printed.
+    """
+    (folder / "test_one.py").write_text(SCENARIO.format(version=version, expectation=expectation))
+    (folder / "conftest.py").write_text(conftest)
+    (folder / "pytest.ini").write_text("[pytest]\n")
+    pytest_call = [sys.executable, "-m", "pytest", "--rootdir", str(folder), "-c", str(folder / "pytest.ini")]
+    pytest_call += ["--full-report", *options, str(folder)]
+    hiding = ["unshare", "--mount", "sh", "-c", f'{before} && exec "$@"', "sh"]
+    done = subprocess.run(
+        [*hiding, *pytest_call],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        stdin=subprocess.DEVNULL,
+    )
+    xml = ElementTree.parse(folder / "reports/latest/junit.xml")
+    cases = {
+        case.attrib["name"]: {entry.attrib["name"]: entry.attrib["value"] for entry in case.iter("property")}
+        for case in xml.iter("testcase")
+    }
+    return done.returncode, cases, done.stdout + done.stderr
+
+
+NATT_CELL = "ENC-01[natt-natt-one_nat-manual]"
+SWAN_CELL = "ENC-01[strongswan-strongswan-one_nat-ikev2]"
+
+
+def test_a_cell_that_holds_passes_with_its_facts_in_junit(tmp_path: Path) -> None:
+    status, cases, output = run_cell(tmp_path)
+    assert status == 0, output
+    facts = cases[NATT_CELL]
+    assert facts["verdict"] == "passed"
+    assert (facts["scenario"], facts["left"], facts["right"]) == ("ENC-01", "natt", "natt")
+    assert (facts["topology"], facts["version"]) == ("one_nat", "manual")
+    assert facts["nat"] == "nat: masquerade lan to wan, guard, ESP dropped (iptables-legacy)"
+    assert facts["kernel"] == f"Linux {os.uname().release}"
+    assert facts["left_release"].startswith("natt ")
+
+
+def test_an_unmet_expectation_fails_and_keeps_its_evidence(tmp_path: Path) -> None:
+    status, cases, output = run_cell(tmp_path, expectation="none()")
+    assert status == 1, output
+    facts = cases[NATT_CELL]
+    assert facts["verdict"] == "failed"
+    assert "expected: no ESP-in-UDP packets on wan" in facts["reason"]
+    evidence = tmp_path / "reports/latest" / facts["evidence"]
+    kept = {str(path.relative_to(evidence)) for path in evidence.rglob("*") if path.is_file()}
+    assert {"capture.pcapng", "nat.rules", "left/nattd.toml", "right/nattd.stderr"} <= kept
+
+
+def test_the_other_pair_of_a_version_is_unsupported_not_skipped_silently(tmp_path: Path) -> None:
+    status, cases, output = run_cell(tmp_path)
+    assert status == 0, output
+    facts = cases["ENC-01[strongswan-strongswan-one_nat-ikev1-main]"]
+    assert facts["verdict"] == "unsupported"
+    assert facts["reason"] == "strongswan: manual (it does ikev1-aggressive, ikev1-main, ikev2)"
+
+
+def test_a_nat_that_does_not_translate_is_a_broken_lab(tmp_path: Path) -> None:
+    breaking = """
+import functools
+from lab.net.rules import nat_rules
+from lab.nodes.network import Network
+
+def forgets_to_translate(config):
+    return "".join(line + "\\n" for line in nat_rules(config).splitlines() if "MASQUERADE" not in line)
+
+Network.build = functools.partial(Network.build, rules=forgets_to_translate)
+"""
+    status, cases, output = run_cell(tmp_path, conftest=breaking)
+    assert status == 1, output
+    facts = cases[NATT_CELL]
+    assert facts["verdict"] == "broken lab"
+    assert "expected UDP from left to 203.0.113.2:500 to arrive at right from 203.0.113.1" in facts["reason"]
+    assert "-A FORWARD -p esp -j DROP" in facts["reason"]
+
+
+def test_a_nat_that_lets_esp_pass_is_a_broken_lab(tmp_path: Path) -> None:
+    breaking = """
+import functools
+from lab.net.rules import nat_rules
+from lab.nodes.network import Network
+
+Network.build = functools.partial(
+    Network.build, rules=lambda config: nat_rules(config).replace("-A FORWARD -p esp -j DROP\\n", "")
+)
+"""
+    status, cases, output = run_cell(tmp_path, conftest=breaking)
+    assert status == 1, output
+    assert cases[NATT_CELL]["verdict"] == "broken lab"
+    assert "ESP (protocol 50) from left to 203.0.113.2 to be dropped by nat" in cases[NATT_CELL]["reason"]
+
+
+@pytest.mark.parametrize(
+    ("hide", "version", "cell", "missing"),
+    [
+        ("/usr/sbin/charon-systemd", "ikev2", SWAN_CELL, "charon"),
+        ("/dev/net/tun", "manual", NATT_CELL, "TUN"),
+    ],
+)
+def test_what_this_host_lacks_is_named(
+    tmp_path: Path, hide: str, version: str, cell: str, missing: str
+) -> None:
+    status, cases, output = run_cell(tmp_path, version=version, before=f"mount --bind /dev/null {hide}")
+    assert status == 0, output
+    assert cases[cell]["verdict"] == "unavailable"
+    assert cases[cell]["reason"].startswith(f"{missing}: ")
+    assert hide in cases[cell]["reason"]
+
+
+def test_a_plain_skip_in_a_scenario_is_a_failure(tmp_path: Path) -> None:
+    status, cases, output = run_cell(tmp_path, expectation='some(); __import__("pytest").skip("not today")')
+    assert status == 1, output
+    assert cases[NATT_CELL]["verdict"] == "failed"
+    assert "not today" in cases[NATT_CELL]["reason"]
+
+
+def test_facts_survive_xdist(tmp_path: Path) -> None:
+    status, cases, output = run_cell(tmp_path, expectation="none()", options=("-n", "2", "-p", "no:terminal"))
+    assert status == 1, output
+    assert cases[NATT_CELL]["verdict"] == "failed"
+    results = json.loads((tmp_path / "reports/latest/results.json").read_text())["results"]
+    assert {entry["cell"]: entry["verdict"] for entry in results}[NATT_CELL] == "failed"
+    assert (tmp_path / "reports/latest" / cases[NATT_CELL]["evidence"] / "capture.pcapng").exists()
