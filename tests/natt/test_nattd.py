@@ -55,11 +55,9 @@ def test_ping_through_two_nattd(
     assert " 3 received" in text
     assert left.counters() == right.counters() == carried(3)
     table = {entry["spi"]: entry for entry in left.client().ask(op="sas")["sas"]}
-    figures = {
-        spi: (entry["direction"], entry["packets"], entry["bytes"], entry["seq"])
-        for spi, entry in table.items()
-    }
-    assert figures == {0x1001: ("out", 3, 3 * mtu, 3), 0x2001: ("in", 3, 3 * mtu, 3)}
+    for spi, direction in ((0x1001, "out"), (0x2001, "in")):
+        figures = {"direction": direction, "packets": 3, "bytes": 3 * mtu, "seq": 3}
+        assert table[spi].items() >= figures.items()
     assert left.stop() == right.stop() == 0
     assert "natt0" not in wire[0].run("ip link show")
     assert not left.control.exists()
@@ -87,17 +85,11 @@ def test_families_inside_and_outside(
 
 
 @pytest.mark.parametrize("name", ["gcm", "bare"])
-def test_transport_mode(
-    wire: Wire, start: Start, left_config: Config, right_config: Config, name: str
-) -> None:
+def test_transport_mode(wire: Wire, start: Start, left_config: Config, name: str) -> None:
     """The policy covers the outer destination itself: outer packets must not come back into the device."""
     changes = {**ENCAPSULATIONS[name], "mode": "transport"}
-    left = start(wire[0], "left", left_config(inner="10.1.0.1", other="10.1.0.2", **changes))
-    right = start(
-        wire[1],
-        "right",
-        left_config("10.1.0.2", "10.1.0.1", "10.1.0.2", "10.1.0.1", (0x2001, 0x1001), **changes),
-    )
+    left = start(wire[0], "left", left_config(LEFT, RIGHT, LEFT, RIGHT, **changes))
+    right = start(wire[1], "right", left_config(RIGHT, LEFT, RIGHT, LEFT, (0x2001, 0x1001), **changes))
     assert " 3 received" in wire[0].run("ping -c 3 -i 0.01 -W 5 10.1.0.2")
     assert left.counters() == right.counters() == carried(3)
     assert "4500" in wire[0].run("ip rule show")
@@ -180,8 +172,9 @@ def test_a_reported_mapping_moves_nothing(
 ) -> None:
     right = start(wire[1], "right", right_config())
     start(wire[0], "left", left_config(local_port=4501))
-    wire[0].run("sh -c ping${IFS}-c1${IFS}-W0.2${IFS}10.20.0.1;true")
-    assert right.counters() == {**carried(1), "NattMappings": 1}
+    assert " 0 received" in wire[0].run("ping -c 1 -W 0.2 10.20.0.1", check=False)
+    expected = {**carried(1), "NattMappings": 1}
+    wait_until(lambda: right.counters() == expected, lambda: f"{expected}, have {right.counters()}")
     entries = {entry["spi"]: entry for entry in right.client().ask(op="sas")["sas"]}
     assert (entries[0x1001]["heard"], entries[0x1001]["sport"]) == (f"{LEFT}:4501", 4500)
     assert entries[0x2001]["dport"] == 4500
@@ -215,9 +208,7 @@ def test_keepalives_end_with_the_last_sa(wire: Wire, start: Start, left_config: 
         wait_until(lambda: left.counters()["NattOutKeepalives"] > sent, "a keepalive too many", 0.3)
 
 
-def test_killed_it_leaves_nothing_that_hinders_the_next(
-    wire: Wire, start: Start, left_config: Config
-) -> None:
+def test_killed_it_leaves_nothing_in_the_way(wire: Wire, start: Start, left_config: Config) -> None:
     left = start(wire[0], "left", left_config())
     before = wire[0].run("ip route show table all")
     assert "natt0" in before
