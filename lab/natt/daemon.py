@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import errno
 import os
 import signal
@@ -26,7 +27,7 @@ from .tunnel import EventLoop, TunDevice
 from .wire import Encap
 
 _MARK = 0x4E415454
-_TABLE = 4500
+_FIRST_TABLE = 4500
 _PRIORITY = 4500
 
 
@@ -52,7 +53,7 @@ class Daemon:
         )
         self._encapsulator = Encapsulator(follow=config.follow, mark=_MARK if self._marked else 0)
         self._control: ControlServer | None = None
-        self._rules: list[int] = []
+        self._rules: list[tuple[int, int]] = []
         self._stopping = False
         self._wake, self._waker = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         self._loop.register(self._wake, self._woken)
@@ -120,22 +121,23 @@ class Daemon:
         try:
             tun = self._encapsulator.tun = TunDevice(config.device)
             tun.configure(config.mtu, config.addresses)
-            table = _TABLE if self._marked else MAIN_TABLE
+            table = _FIRST_TABLE + tun.index if self._marked else MAIN_TABLE
             for network in dict.fromkeys(policy.selector.destination for policy in self._config.policies):
                 tun.add_route(network, table)
             if self._marked:
-                self._add_rules()
+                self._add_rules(table)
         except OSError as error:
             raise _refused(f"[tunnel]: device {config.device}", error) from None
         self._loop.register(tun, lambda: self._encapsulator.tun_ready(time.monotonic()))
 
-    def _add_rules(self) -> None:
+    def _add_rules(self, table: int) -> None:
         lengths = {len(policy.selector.destination.address) for policy in self._config.policies}
         for length in sorted(lengths):
             family = socket.AF_INET6 if length == 16 else socket.AF_INET
-            with Rtnetlink() as netlink:
-                netlink.add_unmarked_rule(family, _MARK, _TABLE, _PRIORITY)
-            self._rules.append(family)
+            # The very same rule may be there still, from a predecessor that was killed.
+            with Rtnetlink() as netlink, contextlib.suppress(FileExistsError):
+                netlink.add_unmarked_rule(family, _MARK, table, _PRIORITY)
+            self._rules.append((family, table))
 
     def stop(self, *_: int | FrameType | None) -> None:
         """Leave `run` soon; fit to be a signal handler."""
@@ -163,9 +165,9 @@ class Daemon:
         """Give everything back."""
         if self._control is not None:
             self._control.close()
-        with Rtnetlink() as netlink:
-            for family in self._rules:
-                netlink.delete_unmarked_rule(family, _MARK, _TABLE, _PRIORITY)
+        for family, table in self._rules:
+            with Rtnetlink() as netlink, contextlib.suppress(FileNotFoundError):
+                netlink.delete_unmarked_rule(family, _MARK, table, _PRIORITY)
         self._encapsulator.close()
         self._wake.close()
         self._waker.close()

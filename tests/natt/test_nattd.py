@@ -92,9 +92,10 @@ def test_transport_mode(wire: Wire, start: Start, left_config: Config, name: str
     right = start(wire[1], "right", left_config(RIGHT, LEFT, RIGHT, LEFT, (0x2001, 0x1001), **changes))
     assert " 3 received" in wire[0].run("ping -c 3 -i 0.01 -W 5 10.1.0.2")
     assert left.counters() == right.counters() == carried(3)
-    assert "4500" in wire[0].run("ip rule show")
+    rule = "4500:\tnot from all fwmark 0x4e415454 lookup "
+    assert rule in wire[0].run("ip rule show")
     assert left.stop() == 0
-    assert "4500" not in wire[0].run("ip rule show")
+    assert rule not in wire[0].run("ip rule show")
     assert right.stop() == 0
 
 
