@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 
+from lab.net.errors import NetworkError
 from lab.net.namespace import Namespace
 
 UDP_ENCAP = 100
@@ -64,11 +65,8 @@ def _root() -> str:
 
 
 def _netns() -> str:
-    try:
-        with Namespace.create("probe"):
-            return "unshare(CLONE_NEWNET) works"
-    except OSError as error:
-        raise _ProbeFailedError(f"unshare(CLONE_NEWNET): {_errno_text(error)}") from error
+    with Namespace.create("probe"):
+        return "unshare(CLONE_NEWNET) works"
 
 
 def _tun() -> str:
@@ -199,7 +197,7 @@ def probe(name: str) -> Capability:
     check, why = _PROBES[name]
     try:
         return Capability(name, True, check(), why)
-    except (_ProbeFailedError, OSError, subprocess.TimeoutExpired) as error:
+    except (_ProbeFailedError, NetworkError, OSError, subprocess.TimeoutExpired) as error:
         return Capability(name, False, str(error), why)
 
 
