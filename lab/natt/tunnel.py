@@ -56,7 +56,7 @@ class TunDevice:
         return self._descriptor
 
     def read(self, limit: int = 32) -> list[bytes]:
-        """Up to `limit` inner packets that are waiting."""
+        """Up to `limit` inner packets that are waiting; OSError naming the device when it is gone."""
         batch: list[bytes] = []
         descriptor = self._descriptor
         try:
@@ -64,6 +64,8 @@ class TunDevice:
                 batch.append(os.read(descriptor, _PACKET))
         except BlockingIOError:
             return batch
+        except OSError as error:
+            raise OSError(error.errno, f"device {self.name} was removed") from None
         return batch
 
     def write(self, packets: list[bytes]) -> int:

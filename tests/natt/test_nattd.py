@@ -209,6 +209,14 @@ def test_keepalives_end_with_the_last_sa(wire: Wire, start: Start, left_config: 
         wait_until(lambda: left.counters()["NattOutKeepalives"] > sent, "a keepalive too many", 0.3)
 
 
+def test_a_removed_device_ends_it_with_a_word(wire: Wire, start: Start, left_config: Config) -> None:
+    left = start(wire[0], "left", left_config())
+    wire[0].run("ip link delete natt0")
+    assert left.process.wait(10) == 1
+    assert left.stop(errors="nattd: device natt0 was removed\n") == 1
+    assert not left.control.exists()
+
+
 def test_killed_it_leaves_nothing_in_the_way(wire: Wire, start: Start, left_config: Config) -> None:
     left = start(wire[0], "left", left_config())
     before = wire[0].run("ip route show table all")
