@@ -1,4 +1,4 @@
-"""ESP, IKE and keepalives on one socket: what our encapsulator, this kernel and real daemons take each for."""
+"""ESP, IKE and keepalives on one socket: what natt, this kernel and real daemons take each for."""
 
 from lab.cell import Cell
 from lab.peers.peer import IKEV2, MANUAL

@@ -19,7 +19,7 @@ from typing import Any
 
 from lab.nodes.node import Program
 from lab.peers.peer import AUTO, FORCE, MANUAL, OFF, Capabilities, Connection, Endpoint, Peer, PeerError
-from lab.peers.readiness import last_lines, start_ready
+from lab.peers.readiness import start_ready
 
 CONTROL_DEADLINE = 5.0
 NATT_PORT = 4500
@@ -124,7 +124,7 @@ class Natt(Peer):
         configuration = node.write_file("nattd.toml", self.configuration())
         argv = [sys.executable, "-m", "lab.natt.daemon", "--config", str(configuration)]
         argv += ["--control", str(self._control_path), "--export-keys", str(node.scratch)]
-        self._program = start_ready(node, argv, "nattd", os.environ, self._last_words)
+        self._program = start_ready(node, argv, "nattd", os.environ)
         self._control = NattControl(self._control_path)
 
     def configuration(self) -> str:
@@ -170,10 +170,6 @@ class Natt(Peer):
     def _key(self, sender: str, purpose: str, octets: int) -> str:
         seed = f"{self.connection.secret}/{sender}/{purpose}".encode()
         return hashlib.shake_256(seed).hexdigest(octets)
-
-    def _last_words(self) -> str:
-        path = self.endpoint.node.scratch / "nattd.stderr"
-        return last_lines(path.read_text(errors="replace") if path.exists() else "")
 
     def connect(self) -> None:
         """Manual SAs need no exchange: check that nattd holds both."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from lab.nodes.node import Node, Program
 from lab.peers.peer import PeerError
@@ -15,12 +16,13 @@ def start_ready(
     argv: Sequence[str],
     name: str,
     env: Mapping[str, str],
-    last_words: Callable[[], str],
+    log: Path | None = None,
     deadline: float = 10.0,
 ) -> Program:
     """Start `argv` in `node` and return once it has sent READY=1 to NOTIFY_SOCKET.
 
-    Raises PeerError with `last_words()` if it ends before, or stays silent for `deadline` seconds.
+    Raises PeerError with the end of `log`, or else of its output, if it ends before that or stays silent for
+    `deadline` seconds.
     """
     path = node.scratch / f"{name}.notify"
     path.unlink(missing_ok=True)
@@ -28,6 +30,10 @@ def start_ready(
         notify.bind(str(path))
         notify.setblocking(False)
         program = node.start(argv, name=name, env={**env, "NOTIFY_SOCKET": str(path)})
+
+        def last_words() -> str:
+            logged = log.read_text(errors="replace") if log is not None and log.exists() else ""
+            return last_lines(logged or program.output())
 
         def is_ready() -> bool:
             if program.poll() is not None:

@@ -139,9 +139,8 @@ class StrongSwan(Peer):
                 log=self._log,
             ),
         )
-        self._program = start_ready(
-            node, [CHARON], "charon", {**os.environ, "STRONGSWAN_CONF": str(configuration)}, self._last_words
-        )
+        environment = {**os.environ, "STRONGSWAN_CONF": str(configuration)}
+        self._program = start_ready(node, [CHARON], "charon", environment, self._log)
         with self._told("load the connection"):
             self._open_vici(vici_path)
             self._load()
@@ -256,10 +255,7 @@ class StrongSwan(Peer):
         return self.endpoint.node.scratch / "charon.log"
 
     def _last_words(self) -> str:
-        for path in (self._log, self.endpoint.node.scratch / "charon.stderr"):
-            if path.exists() and (text := path.read_text(errors="replace").strip()):
-                return last_lines(text)
-        return "(nothing)"
+        return last_lines(self._log.read_text(errors="replace") if self._log.exists() else "")
 
     @contextlib.contextmanager
     def _told(self, step: str) -> Iterator[None]:

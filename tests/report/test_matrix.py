@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+from rich.console import Console
+
+from lab.report import matrix
+from lab.report.verdict import Result, Verdict
+
+
+def result(cell: str, verdict: Verdict, reason: str = "") -> Result:
+    scenario, _, rest = cell.rstrip("]").partition("[")
+    left, right, topology, version = rest.split("-", 3)
+    return Result(cell, scenario, left, right, topology, version, verdict, reason, 0.25)
+
+
+RESULTS = [
+    result("ENC-01[natt-natt-one_nat-manual]", Verdict.PASSED),
+    result("ENC-01[natt-natt-direct-manual]", Verdict.FAILED, "no"),
+    result("ENC-01[strongswan-strongswan-one_nat-ikev2]", Verdict.UNAVAILABLE, "TUN: none"),
+    result("ENC-01[strongswan-strongswan-direct-ikev2]", Verdict.UNAVAILABLE, "TUN: none"),
+    result("KA-01[natt-natt-one_nat-manual]", Verdict.BROKEN_LAB, "nat does not translate"),
+    result("KA-01[strongswan-strongswan-one_nat-ikev1-main]", Verdict.UNSUPPORTED, "no keepalive"),
+]
+
+
+def test_verdicts_that_differ_stand_side_by_side_the_gravest_first() -> None:
+    assert matrix.cell_text(RESULTS[:2]) == "FAIL ok"
+    assert matrix.cell_text(RESULTS[2:4]) == "n/a×2"
+    assert matrix.cell_text([]) == "·"
+
+
+def test_the_table_has_a_column_per_pair_and_version() -> None:
+    assert matrix.columns(RESULTS) == [
+        ("natt", "natt", "manual"),
+        ("strongswan", "strongswan", "ikev1-main"),
+        ("strongswan", "strongswan", "ikev2"),
+    ]
+    console = Console(width=100, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(matrix.table(RESULTS, {"ENC-01": "ESP in UDP", "KA-01": "Keepalives", "TOP-01": "unused"}))
+    lines = console.export_text().splitlines()
+    assert next(line for line in lines if "ENC-01" in line).split() == ["ENC-01", "FAIL", "ok", "·", "n/a×2", "ESP", "in", "UDP"]  # fmt: skip  # noqa: E501
+    assert next(line for line in lines if "KA-01" in line).split()[1:4] == ["LAB!", "n/s", "·"]
+    assert not any("TOP-01" in line for line in lines)
+
+
+def test_the_summary_always_tells_passed_and_failed() -> None:
+    assert matrix.summary(RESULTS) == "1 passed, 1 failed, 1 unsupported, 2 unavailable, 1 broken lab"
+    assert matrix.summary([]) == "0 passed, 0 failed"
+
+
+def test_reasons_come_once_with_their_count() -> None:
+    assert matrix.reasons(RESULTS) == [("unavailable: TUN: none", 2), ("unsupported: no keepalive", 1)]
+
+
+def test_a_result_survives_the_way_through_text_properties() -> None:
+    for one in RESULTS:
+        assert Result.from_properties({name: str(value) for name, value in one.as_dict().items()}) == one
+
+
+def test_only_failures_and_broken_labs_make_a_run_red() -> None:
+    assert [verdict for verdict in Verdict if verdict.is_bad] == [Verdict.FAILED, Verdict.BROKEN_LAB]

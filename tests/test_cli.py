@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def nattlab(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", "import sys; from lab.cli import main; sys.exit(main())", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        stdin=subprocess.DEVNULL,
+    )
+
+
+def test_doctor_tells_each_capability_and_what_is_lost_without() -> None:
+    done = nattlab("doctor")
+    assert done.returncode == 0, done.stderr
+    for name in ("root", "TUN", "INET_ESP", "NET_KEY", "netem", "UDP_ENCAP_NON_IKE"):
+        assert name in done.stdout
+    assert "peer strongswan: strongSwan" in done.stdout
+
+
+def test_the_catalogue_counts_what_is_covered() -> None:
+    done = nattlab("catalogue", "--covered")
+    assert done.returncode == 0, done.stderr
+    assert "ENC-01" in done.stdout
+    assert "of 292 scenarios have a test" in done.stdout.splitlines()[-1]
+
+
+def test_a_topology_is_drawn() -> None:
+    assert "left ───" in nattlab("topology", "one_nat").stdout
+    assert "one_nat" in nattlab("topology").stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "said"),
+    [
+        (("topology", "no_such"), 2, "nattlab: no topology 'no_such'; there are "),
+        (("run", "ENC-99"), 2, "no cell is called ENC-99; close are ENC-"),
+        (("run", "--peer", "racoon2"), 2, "nattlab: no peer racoon2; there are natt, strongswan"),
+        (("run", "--topology", "nowhere", "-n", "2"), 2, "no cell has the topology nowhere"),
+        (("dance",), 2, "invalid choice: 'dance'"),
+    ],
+)
+def test_misuse_is_told_in_one_line(
+    arguments: tuple[str, ...], status: int, said: str, tmp_path: Path
+) -> None:
+    if arguments[0] == "run":
+        arguments += ("--reports", str(tmp_path))
+    done = nattlab(*arguments)
+    assert done.returncode == status, done.stdout + done.stderr
+    assert said in done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_a_single_cell_can_be_rerun_with_its_evidence_kept(tmp_path: Path) -> None:
+    done = nattlab("run", "TOP-02[natt-natt-one_nat-manual]", "--keep-evidence", "--reports", str(tmp_path))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.splitlines()[-1] == "1 passed, 0 failed"
+    evidence = tmp_path / "latest/cells/TOP-02.natt-natt-one_nat-manual"
+    assert (evidence / "capture.pcapng").stat().st_size > 1000

@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import pytest
+
+from lab.peers.peer import IKEV1_MAIN, IKEV2, MANUAL, UnsupportedError
+from lab.scenario import ATTRIBUTE, CellSpec, Scenario, ScenarioError, catalogue, scenario
+from lab.selection import Selection, SelectionError
+
+
+def declared(id: str = "ENC-01", **options: object) -> Scenario:
+    def function(cell: object) -> None: ...
+
+    marked = scenario(id, **options)(function)  # type: ignore[arg-type]
+    found: Scenario = getattr(marked, ATTRIBUTE)
+    return found
+
+
+def names(one: Scenario) -> list[str]:
+    return [cell.name for cell in one.cells()]
+
+
+def test_catalogue_ids_are_unique_and_complete() -> None:
+    entries = catalogue()
+    assert len(entries) == 292
+    assert all(entry.title and entry.group and entry.source for entry in entries.values())
+
+
+def test_a_scenario_unfolds_into_pairs_topologies_and_shared_versions() -> None:
+    assert names(declared(topologies=("direct", "one_nat"), versions=(MANUAL, IKEV2))) == [
+        "ENC-01[natt-natt-direct-manual]",
+        "ENC-01[natt-natt-one_nat-manual]",
+        "ENC-01[strongswan-strongswan-direct-ikev2]",
+        "ENC-01[strongswan-strongswan-one_nat-ikev2]",
+    ]
+
+
+def test_a_pair_without_the_version_gets_one_unsupported_cell() -> None:
+    cells = {
+        cell.left: cell for cell in declared(topologies=("direct", "one_nat"), versions=(MANUAL,)).cells()
+    }
+    with pytest.raises(UnsupportedError, match="strongswan: manual"):
+        cells["strongswan"].check_support()
+    cells["natt"].check_support()
+
+
+def test_a_feature_that_a_peer_does_not_declare_is_unsupported() -> None:
+    cell = next(c for c in declared(features=("demultiplexing-events",)).cells() if c.left == "strongswan")
+    with pytest.raises(UnsupportedError, match="strongswan: no demultiplexing-events"):
+        cell.check_support()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"id": "ENC-99"}, "ENC-99 is not in scenarios/catalogue.toml"),
+        ({"versions": ("ikev3",)}, r"versions \['ikev3'\]; known are manual"),
+        ({"versions": ()}, r"versions \(\)"),
+        ({"colour": "green"}, "colour.*a connection has version, mode"),
+    ],
+)
+def test_a_wrong_declaration_says_what_and_where(options: dict[str, object], message: str) -> None:
+    with pytest.raises(ScenarioError, match=message):
+        declared(**options)  # type: ignore[arg-type]
+
+
+CELLS: list[CellSpec] = [
+    *declared("ENC-01", versions=(MANUAL, IKEV2)).cells(),
+    *declared("ENC-03", versions=(IKEV1_MAIN, IKEV2), topologies=("direct",)).cells(),
+    *declared("KA-01", versions=(MANUAL,)).cells(),
+]
+
+
+@pytest.mark.parametrize(
+    ("selection", "count"),
+    [
+        (Selection(), len(CELLS)),
+        (Selection(cells=("ENC",)), 5),
+        (Selection(cells=("enc-01",)), 2),
+        (Selection(cells=("KA-01[natt-natt-one_nat-manual]",)), 1),
+        (Selection(peers=("natt",)), 3),
+        (Selection(cells=("ENC",), peers=("strongswan",), versions=(IKEV2,)), 2),
+        (Selection(topologies=("direct",)), 3),
+    ],
+)
+def test_selections(selection: Selection, count: int) -> None:
+    assert len(selection.choose(CELLS)) == count
+
+
+@pytest.mark.parametrize(
+    ("selection", "message"),
+    [
+        (Selection(cells=("ENC-02",)), "no cell is called ENC-02; close are ENC-0"),
+        (Selection(topologies=("two_nats",)), "no cell has the topology two_nats; there are direct, one_nat"),
+        (Selection(cells=("KA",), topologies=("direct",)), "no cell has all that was asked for"),
+    ],
+)
+def test_a_selection_that_matches_nothing_offers_what_is_close(selection: Selection, message: str) -> None:
+    with pytest.raises(SelectionError, match=message):
+        selection.choose(CELLS)
