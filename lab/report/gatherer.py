@@ -85,7 +85,7 @@ class Gatherer:
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         """Keep collection errors: with our own terminal nobody else tells them."""
-        if report.failed:
+        if report.failed and report.longreprtext not in self._errors:
             self._errors.append(report.longreprtext)
 
     def _show(self, result: Result) -> None:
@@ -145,7 +145,8 @@ class Gatherer:
                 f"\nreports in {self._folder.shown()}/: junit.xml, results.json; {seconds:.1f} s",
                 markup=False,
             )
-            show(matrix.summary(results), markup=False)
+            errors = f", {len(self._errors)} errors" if self._errors else ""
+            show(matrix.summary(results) + errors, markup=False)
 
 
 def _indented(text: str) -> str:
