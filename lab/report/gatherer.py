@@ -125,7 +125,7 @@ class Gatherer:
         results = sorted(self._results.values(), key=lambda result: result.cell)
         if results:
             titles = {scenario: self._titles[scenario] for scenario in sorted(self._titles)}
-            width = None if self._console.is_terminal else 140
+            width = None if self._console.is_terminal else 120
             Console(highlight=False, width=width).print(matrix.table(results, titles))
             show(matrix.legend(), markup=False)
             for reason, count in matrix.reasons(results):

@@ -52,7 +52,7 @@ def table(results: Sequence[Result], titles: dict[str, str]) -> Table:
     drawn.add_column("scenario", no_wrap=True)
     for left, right, version in across:
         drawn.add_column(f"{left}\n{right}\n{_SHORT.get(version, version)}", justify="center", no_wrap=True)
-    drawn.add_column("what must hold", ratio=1)
+    drawn.add_column("what must hold", no_wrap=True, overflow="ellipsis")
     for scenario in (known for known in titles if any(result.scenario == known for result in results)):
         row = []
         for column in across:
