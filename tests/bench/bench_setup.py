@@ -51,7 +51,7 @@ ip -n ${P}nat link set wan up
 ip -n ${P}right link set wan up
 ip -n ${P}left route add default via 10.1.0.1
 ip -n ${P}right route add default via 203.0.113.1
-ip netns exec ${P}nat sysctl -qw net.ipv4.ip_forward=1
+ip netns exec ${P}nat sh -c 'echo 1 >/proc/sys/net/ipv4/ip_forward'
 ip netns exec ${P}nat iptables-legacy -t nat -A POSTROUTING -o wan -j MASQUERADE
 ip netns exec ${P}nat iptables-legacy -A FORWARD -p esp -j DROP
 ip netns exec ${P}nat iptables-legacy -A INPUT -i wan -m conntrack --ctstate NEW -j DROP

@@ -212,7 +212,6 @@ def wire() -> Iterator[tuple[Namespace, Namespace]]:
     try:
         left.run(f"ip link add eth0 type veth peer name eth0 netns {right.holder.pid}")
         for end, address in ((left, LEFT), (right, RIGHT)):
-            end.run("sysctl -qw net.ipv6.conf.eth0.accept_dad=0")
             end.run(f"ip address add {address}/24 dev eth0")
             end.run(f"ip address add fd01::{address[-1]}/64 dev eth0 nodad")
             end.run("ip link set eth0 up")
