@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -70,13 +71,27 @@ def everything() -> set[int]:
     return {int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()}
 
 
+@pytest.fixture
+def own_run() -> Iterator[subprocess.Popen[str]]:
+    """A process in a mount namespace whose /run is empty and nobody else's."""
+    script = "mount -t tmpfs tmpfs /run && rm -rf /run/* && echo ready && exec cat"
+    holder = subprocess.Popen(
+        ["unshare", "--mount", "sh", "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "ready\n"
+    yield holder
+    holder.communicate("")
+
+
 @pytest.mark.parametrize("seed", range(4))
-def test_sigkill_at_any_moment_leaves_nothing(tmp_path: Path, seed: int) -> None:
-    run_before = set(os.listdir("/run"))
+def test_sigkill_at_any_moment_leaves_nothing(
+    tmp_path: Path, own_run: subprocess.Popen[str], seed: int
+) -> None:
     arguments = ["run", "ENC-01", "KA-10", "FLT-05", "-n", "2", "--reports", str(tmp_path)]
+    inside = ["nsenter", f"--mount=/proc/{own_run.pid}/ns/mnt", f"--wd={ROOT}"]
     run = subprocess.Popen(
-        [sys.executable, "-c", "import sys; from lab.cli import main; sys.exit(main())", *arguments],
-        cwd=ROOT,
+        [*inside, sys.executable, "-c", "import sys; from lab.cli import main; sys.exit(main())", *arguments],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         stdin=subprocess.DEVNULL,
@@ -102,6 +117,4 @@ def test_sigkill_at_any_moment_leaves_nothing(tmp_path: Path, seed: int) -> None
     wait_until(
         lambda: not held & namespaces_held(everything()), f"{len(held)} namespaces to vanish", deadline=15
     )
-    assert not set(os.listdir("/run")) - run_before
-    named = Path("/run/netns")
-    assert not named.exists() or not list(named.iterdir())
+    assert os.listdir(f"/proc/{own_run.pid}/root/run") == []
