@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import socket
 from contextlib import ExitStack
+from ipaddress import IPv6Address
 from pathlib import Path
 
 from lab.net.errors import NetworkError
+from lab.net.model import listed
 from lab.net.namespace import Namespace
 from lab.net.netlink import RouteSocket
 from lab.net.offload import Offloads
 from lab.net.plan import plan
 from lab.net.topology import Topology
+from lab.wait import DeadlineExceededError, wait_until
+
+IFA_F_TENTATIVE = 0x40
 
 
 def create_namespaces(topology: Topology) -> dict[str, Namespace]:
@@ -32,7 +37,9 @@ def connect(topology: Topology, namespaces: dict[str, Namespace]) -> None:
 
     A veth end cannot be born up (ENOTCONN), so ends come up by a second message. Where one end comes up
     before the other, the kernel activates it by deferred work that runs once a second; asking for the link
-    does it at once. Without that, one lab in thirty loses its first second.
+    does it at once. Without that, one lab in thirty loses its first second. An IPv6 address stays tentative
+    until deferred work has joined its solicited-node group (RFC 4862 section 5.4.2), even without duplicate
+    address detection; a neighbour solicitation before that is lost, and its sender waits a second.
     """
     steps = plan(topology)
     descriptors = {name: namespace.fileno() for name, namespace in namespaces.items()}
@@ -53,6 +60,24 @@ def connect(topology: Topology, namespaces: dict[str, Namespace]) -> None:
             route.send(steps.setup[name], descriptors)
         for name, route in routes.items():
             route.send(steps.settle[name], descriptors)
+    for name in steps.ipv6:
+        with namespaces[name].entered():
+            _await_addresses(name)
+
+
+def _await_addresses(label: str) -> None:
+    try:
+        wait_until(lambda: not tentative(), lambda: f"{listed(tentative())} to be usable")
+    except DeadlineExceededError as error:
+        raise NetworkError(f"{label}: {error}") from error
+
+
+def tentative() -> list[str]:
+    """The IPv6 addresses of the calling thread's network namespace that cannot be used yet."""
+    # Columns: address, index, prefix length, scope, flags (all hexadecimal), interface.
+    rows = [line.split() for line in Path("/proc/thread-self/net/if_inet6").read_text().splitlines()]
+    found = [(IPv6Address(int(row[0], 16)), row[5]) for row in rows if int(row[4], 16) & IFA_F_TENTATIVE]
+    return [f"{address} on {interface}" for address, interface in found]
 
 
 def write_sysctl(label: str, path: str, value: str) -> None:

@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from ipaddress import IPv4Address, IPv4Network
 from itertools import combinations, pairwise
 
-from lab.net.model import Graph, Kind, Node, TopologyError, listed
-from lab.net.paths import nat_config, path
+from lab.net.model import (
+    FAMILIES,
+    Address,
+    Family,
+    Graph,
+    Interface,
+    Kind,
+    Link,
+    Node,
+    Prefix,
+    TopologyError,
+    listed,
+    of_family,
+)
+from lab.net.paths import nat_config, path, visible
 
 MAX_INTERFACE_NAME = 15
 """IFNAMSIZ less the closing zero."""
@@ -32,6 +44,8 @@ def _link_problems(topology: Graph) -> Iterator[TopologyError]:
     names = [node.name for node in topology.nodes]
     for link in topology.links:
         where = ("links", link.name)
+        if any(name == "mtu" for name in names):
+            yield TopologyError("a node cannot be called mtu: that is a key of links", ("nodes", "mtu"))
         if link.name == "lo" or len(link.name) > MAX_INTERFACE_NAME:
             yield TopologyError(
                 f"link {link.name!r} cannot name an interface: at most {MAX_INTERFACE_NAME}, not lo",
@@ -53,33 +67,83 @@ def _link_problems(topology: Graph) -> Iterator[TopologyError]:
 
 
 def _address_problems(topology: Graph) -> Iterator[TopologyError]:
-    owners: dict[IPv4Address, str] = {}
     for link in topology.links:
-        for end in link.ends:
-            where = ("links", link.name, end.node)
-            address, subnet = end.address.ip, end.address.network
+        yield from _end_problems(link)
+    for node in topology.nodes:
+        for family in FAMILIES:
+            if sum(address.version == family for address in node.inner) > 1:
+                text = f"{node.name} has two inner IPv{family} addresses: remove one"
+                yield TopologyError(text, ("nodes", node.name, "inner"))
+    for family in FAMILIES:
+        yield from _overlaps(topology, family)
+
+
+def _end_problems(link: Link) -> Iterator[TopologyError]:
+    owners: dict[Address, str] = {}
+    smallest = 1280 if 6 in link.families else 68
+    if link.mtu is not None and not smallest <= link.mtu <= 65535:
+        text = f"link {link.name} has mtu {link.mtu}: use {smallest} to 65535 octets, e.g. 1300"
+        yield TopologyError(text, ("links", link.name, "mtu"))
+    for end in link.ends:
+        where = ("links", link.name, end.node)
+        if len(end.addresses) != len(end.families):
+            text = f"{end.node} has two addresses of one family on {link.name}: remove one"
+            yield TopologyError(text, where)
+        if end.families != link.families:
+            first = link.ends[0]
+            text = (
+                f"{end.node} has {_words(end)} on {link.name}, {first.node} has {_words(first)}: use the same"
+            )
+            yield TopologyError(text, where)
+        for family in end.families:
+            address, subnet = end.ip(family), end.on(family).network
             if address in owners:
                 owner = owners[address]
                 text = f"{address} of {end.node} on {link.name} is already {owner}: give one of them another"
                 yield TopologyError(text, where)
             owners[address] = f"{end.node} on {link.name}"
-            if subnet.prefixlen > 31 or (
-                subnet.prefixlen < 31 and address in (subnet.network_address, subnet.broadcast_address)
-            ):
-                example = next(subnet.supernet(new_prefix=min(24, subnet.prefixlen)).hosts())
-                text = f"{end.address} of {end.node} on {link.name} is no host address: use e.g. {example}/24"
+            longest = subnet.max_prefixlen - 1
+            reserved = (subnet[0], subnet[-1]) if family == 4 else (subnet[0],)
+            if subnet.prefixlen > longest or (subnet.prefixlen < longest and address in reserved):
+                usual = 24 if family == 4 else 64
+                example = subnet.supernet(new_prefix=min(usual, subnet.prefixlen))[1]
+                text = f"{end.on(family)} of {end.node} on {link.name} is no host address"
+                text += f": use e.g. {example}/{usual}"
                 yield TopologyError(text, where)
-            if subnet != link.subnet:
-                text = f"{end.address} of {end.node} is outside {link.subnet} of {link.name}: use one subnet"
+            if subnet != link.subnet(family):
+                text = (
+                    f"{end.on(family)} of {end.node} is outside {link.subnet(family)} of {link.name}:"
+                    " use one subnet"
+                )
                 yield TopologyError(text, where)
-    subnets: list[tuple[IPv4Network, str, tuple[str, ...]]] = [
-        (link.subnet, f"link {link.name}", ("links", link.name)) for link in topology.links
+
+
+def _words(end: Interface) -> str:
+    return listed(f"IPv{family}" for family in end.families) if end.families else "no address"
+
+
+def _overlaps(topology: Graph, family: Family) -> Iterator[TopologyError]:
+    """Equal subnets are two networks where no node sees both, i.e. where NATs separate them."""
+    places: list[tuple[Prefix, str, frozenset[str], tuple[str, ...]]] = [
+        (link.subnet(family), f"link {link.name}", frozenset([link.name]), ("links", link.name))
+        for link in topology.links
+        if family in link.families
     ]
     for node in topology.nodes:
-        if node.inner is not None:
-            subnets.append((node.inner.network, f"inner of {node.name}", ("nodes", node.name, "inner")))
-    for (one, whose, _), (two, other, place) in combinations(subnets, 2):
-        if one.overlaps(two):
+        inner = of_family(node.inner, family)
+        if inner is not None:
+            home = frozenset(end.link for end in topology.interfaces(node.name))
+            places.append((inner.network, f"inner of {node.name}", home, ("nodes", node.name, "inner")))
+    clashes = [pair for pair in combinations(places, 2) if pair[0][0].overlaps(pair[1][0])]
+    if not clashes:
+        return
+    # Inner traffic of one family may run over links of the other alone.
+    seen = [
+        set().union(*(visible(topology, node.name, each) for each in topology.families))
+        for node in topology.nodes
+    ]
+    for (one, whose, home, _), (two, other, away, place) in clashes:
+        if any(links & home and links & away for links in seen):
             yield TopologyError(f"{two} of {other} overlaps {one} of {whose}: choose another subnet", place)
 
 
@@ -90,11 +154,12 @@ def _node_problems(topology: Graph, node: Node) -> Iterator[TopologyError]:
         yield TopologyError(
             f"{node.kind.value} {node.name} is on no link: add it to one under `links`", where
         )
-    if node.inner is not None and node.kind is not Kind.PEER:
+    if node.inner and node.kind is not Kind.PEER:
         text = f"{node.name} is a {node.kind.value}, only a peer has an inner address: remove it"
         yield TopologyError(text, (*where, "inner"))
     for route in node.routes or ():
-        if not any(route.via in end.address.network for end in topology.interfaces(node.name)):
+        nets = [address.network for end in topology.interfaces(node.name) for address in end.addresses]
+        if not any(route.via in net for net in nets):
             text = f"{node.name} cannot reach {route.via}: a route goes via an address on {listed(attached)}"
             yield TopologyError(text, (*where, "routes"))
     if node.kind is Kind.NAT:

@@ -1,4 +1,7 @@
-"""The connection table of a namespace by netlink: forget all, or read what is there (nfnetlink_conntrack)."""
+"""The connection table of a namespace by netlink: forget all, or read what is there (nfnetlink_conntrack).
+
+Both families share it.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +10,13 @@ import socket
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
-from ipaddress import IPv4Address
+from ipaddress import ip_address
 from typing import Any
 
 from pyroute2.netlink.nfnetlink.nfctsocket import nfct_msg
 
 from lab.net.errors import NetworkError
+from lab.net.model import Address
 from lab.net.namespace import Namespace
 from lab.net.netlink import NLMSG_DONE, NLMSG_ERROR, messages
 
@@ -32,14 +36,15 @@ IPS_ASSURED = 1 << 2
 class Flow:
     """Addresses and ports of one direction; ports are None for protocols without."""
 
-    source: IPv4Address
-    target: IPv4Address
+    source: Address
+    target: Address
     source_port: int | None
     target_port: int | None
 
     def __str__(self) -> str:
-        def end(address: IPv4Address, port: int | None) -> str:
-            return str(address) if port is None else f"{address}:{port}"
+        def end(address: Address, port: int | None) -> str:
+            text = f"[{address}]" if address.version == 6 and port is not None else str(address)
+            return text if port is None else f"{text}:{port}"
 
         return f"{end(self.source, self.source_port)} → {end(self.target, self.target_port)}"
 
@@ -61,7 +66,7 @@ class Connection:
 
 
 def _request(namespace: Namespace, kind: int, flags: int) -> Iterator[tuple[int, bytes]]:
-    body = struct.pack("=BBH", socket.AF_INET, 0, 0)
+    body = struct.pack("=BBH", socket.AF_UNSPEC, 0, 0)
     message = struct.pack("=IHHII", 16 + len(body), CTNETLINK | kind, NLM_F_REQUEST | flags, 1, 0) + body
     with namespace.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_NETFILTER) as channel:
         channel.settimeout(10)
@@ -112,9 +117,10 @@ def _connection(payload: bytes) -> Connection:
 
 def _flow(tuple_: Any) -> Flow:
     addresses, protocol = tuple_.get_attr("CTA_TUPLE_IP"), tuple_.get_attr("CTA_TUPLE_PROTO")
+    version = "V4" if addresses.get_attr("CTA_IP_V4_SRC") else "V6"
     return Flow(
-        IPv4Address(addresses.get_attr("CTA_IP_V4_SRC")),
-        IPv4Address(addresses.get_attr("CTA_IP_V4_DST")),
+        ip_address(addresses.get_attr(f"CTA_IP_{version}_SRC")),
+        ip_address(addresses.get_attr(f"CTA_IP_{version}_DST")),
         protocol.get_attr("CTA_PROTO_SRC_PORT"),
         protocol.get_attr("CTA_PROTO_DST_PORT"),
     )

@@ -2,7 +2,7 @@
 
 A link joins exactly two nodes; its name is the name of the interface in both. A NAT separates inside
 links from one outside link. Inner addresses are the protected addresses of the peers, reached through
-the tunnel only.
+the tunnel only. Every address may be of IPv4 or IPv6; an end of a link has at most one of each.
 """
 
 from __future__ import annotations
@@ -10,7 +10,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from functools import cached_property
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
+from typing import Literal
+
+Family = Literal[4, 6]
+Address = IPv4Address | IPv6Address
+Prefix = IPv4Network | IPv6Network
+PrefixedAddress = IPv4Interface | IPv6Interface
+
+FAMILIES: tuple[Family, ...] = (4, 6)
 
 
 class TopologyError(ValueError):
@@ -32,6 +41,15 @@ class Kind(Enum):
     """forwards"""
 
 
+class Nat66(Enum):
+    """What a NAT does with IPv6."""
+
+    ROUTE = "route"
+    """forwards it untranslated; `guard` is then a stateful firewall (RFC 6092)"""
+    MASQUERADE = "masquerade"
+    """gives sources its outside address and keeps the port where it is free"""
+
+
 @dataclass(frozen=True)
 class PortRange:
     """Outside ports a NAT may give, both ends included."""
@@ -45,7 +63,10 @@ class PortRange:
 
 @dataclass(frozen=True)
 class Forward:
-    """A static mapping: outside `port` goes to the same port of node `to`."""
+    """A static mapping: outside `port` goes to the same port of node `to`.
+
+    Where a NAT routes IPv6, it lets that port of `to` in instead.
+    """
 
     port: int
     to: str
@@ -69,14 +90,15 @@ class Nat:
     """drop IP protocol 50 in FORWARD, as a NAT without ESP passthrough does"""
     ports: PortRange | None = None
     """outside ports to choose from; None preserves the inside port where it is free"""
+    nat66: Nat66 = Nat66.ROUTE
 
 
 @dataclass(frozen=True)
 class Route:
     """A route of a node: `to` by way of the neighbour's address `via`."""
 
-    to: IPv4Network
-    via: IPv4Address
+    to: Prefix
+    via: Address
 
 
 @dataclass(frozen=True)
@@ -85,7 +107,26 @@ class Interface:
 
     node: str
     link: str
-    address: IPv4Interface
+    addresses: tuple[PrefixedAddress, ...]
+    """at most one of each family"""
+
+    @property
+    def families(self) -> tuple[Family, ...]:
+        """The families of its addresses."""
+        return tuple(family for family in FAMILIES if of_family(self.addresses, family) is not None)
+
+    def on(self, family: Family) -> PrefixedAddress:
+        """Its address of `family` with the prefix; raises TopologyError if it has none."""
+        found = of_family(self.addresses, family)
+        if found is None:
+            raise TopologyError(
+                f"{self.node} has no IPv{family} address on {self.link}", ("links", self.link, self.node)
+            )
+        return found
+
+    def ip(self, family: Family) -> Address:
+        """Its address of `family`; raises TopologyError if it has none."""
+        return self.on(family).ip
 
 
 @dataclass(frozen=True)
@@ -94,11 +135,17 @@ class Link:
 
     name: str
     ends: tuple[Interface, ...]
+    mtu: int | None = None
+    """octets of an IP packet; None is the kernel's 1500"""
 
     @property
-    def subnet(self) -> IPv4Network:
-        """The subnet of its first end, which is that of both."""
-        return self.ends[0].address.network
+    def families(self) -> tuple[Family, ...]:
+        """The families of its first end, which are those of both."""
+        return self.ends[0].families
+
+    def subnet(self, family: Family) -> Prefix:
+        """The subnet of its first end, which is that of both; raises TopologyError if it has none."""
+        return self.ends[0].on(family).network
 
     def end(self, node: str) -> Interface:
         """The end at `node`."""
@@ -115,13 +162,13 @@ class Node:
 
     name: str
     kind: Kind
-    inner: IPv4Interface | None = None
-    """protected address of a peer"""
+    inner: tuple[PrefixedAddress, ...] = ()
+    """protected addresses of a peer, at most one of each family"""
     inner_on_lo: bool = True
     """whether the lab puts `inner` on lo; a peer with a device of its own puts it there instead"""
     nat: Nat | None = None
     routes: tuple[Route, ...] | None = None
-    """None: derived from the links"""
+    """None: derived from the links; else they replace the derived ones of both families"""
 
 
 @dataclass(frozen=True)
@@ -134,25 +181,47 @@ class Graph:
 
     def node(self, name: str) -> Node:
         """The node called `name`; raises TopologyError naming the ones there are."""
-        for node in self.nodes:
-            if node.name == name:
-                return node
-        raise TopologyError(
-            f"no node {name!r} in {self.name}; there are {listed(n.name for n in self.nodes)}"
-        )
+        if name not in self._nodes:
+            text = f"no node {name!r} in {self.name}; there are {listed(n.name for n in self.nodes)}"
+            raise TopologyError(text)
+        return self._nodes[name]
 
     def link(self, name: str) -> Link:
         """The link called `name`; raises TopologyError naming the ones there are."""
-        for link in self.links:
-            if link.name == name:
-                return link
-        raise TopologyError(
-            f"no link {name!r} in {self.name}; there are {listed(n.name for n in self.links)}"
-        )
+        if name not in self._links:
+            text = f"no link {name!r} in {self.name}; there are {listed(n.name for n in self.links)}"
+            raise TopologyError(text)
+        return self._links[name]
 
     def interfaces(self, node: str) -> tuple[Interface, ...]:
         """The ends at `node`, in the order of the links."""
-        return tuple(end for link in self.links for end in link.ends if end.node == node)
+        return self._interfaces.get(node, ())
+
+    @cached_property
+    def _nodes(self) -> dict[str, Node]:
+        return {node.name: node for node in self.nodes}
+
+    @cached_property
+    def _links(self) -> dict[str, Link]:
+        return {link.name: link for link in self.links}
+
+    @cached_property
+    def _interfaces(self) -> dict[str, tuple[Interface, ...]]:
+        found: dict[str, tuple[Interface, ...]] = {}
+        for link in self.links:
+            for end in link.ends:
+                found[end.node] = (*found.get(end.node, ()), end)
+        return found
+
+    @property
+    def families(self) -> tuple[Family, ...]:
+        """The families that some link carries."""
+        return tuple(family for family in FAMILIES if any(family in link.families for link in self.links))
+
+    @property
+    def family(self) -> Family:
+        """The family that is meant where none is named: IPv4 where some link carries it."""
+        return self.families[0] if self.families else 4
 
     @property
     def peers(self) -> tuple[str, ...]:
@@ -163,6 +232,11 @@ class Graph:
     def nats(self) -> tuple[str, ...]:
         """The NAT nodes in the order of the file."""
         return tuple(node.name for node in self.nodes if node.kind is Kind.NAT)
+
+
+def of_family(addresses: Iterable[PrefixedAddress], family: Family) -> PrefixedAddress | None:
+    """The first of `addresses` that is of `family`."""
+    return next((address for address in addresses if address.version == family), None)
 
 
 def listed(names: Iterable[str]) -> str:

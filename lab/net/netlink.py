@@ -74,10 +74,15 @@ class Compiler:
         getattr(self._batch, call)(*args, **keys)
         return Request(text, bytes(self._batch.batch), carrier=carrier)
 
-    def veth(self, text: str, name: str, index: int, peer_index: int, peer_node: str) -> Request:
+    def veth(
+        self, text: str, name: str, index: int, peer_index: int, peer_node: str, mtu: int | None = None
+    ) -> Request:
         """A veth pair `name` whose peer, of the same name, is born in the namespace of `peer_node`."""
         peer = {"ifname": name, "index": peer_index, "net_ns_fd": _PLACEHOLDER}
-        request = self.request(text, "link", "add", kind="veth", ifname=name, index=index, peer=peer)
+        keys: dict[str, Any] = {"kind": "veth", "ifname": name, "index": index, "peer": peer}
+        if mtu is not None:
+            keys["mtu"] = peer["mtu"] = mtu
+        request = self.request(text, "link", "add", **keys)
         mark = struct.pack("=I", _PLACEHOLDER)
         if request.data.count(mark) != 1:
             raise NetworkError(f"{text}: pyroute2 compiled no place for the namespace of {peer_node}")

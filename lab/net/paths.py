@@ -3,13 +3,34 @@
 from __future__ import annotations
 
 from collections import deque
-from ipaddress import IPv4Address, IPv4Network
+from collections.abc import Collection
+from ipaddress import IPv4Network, IPv6Network
 from itertools import pairwise
 
-from lab.net.model import Graph, Interface, Kind, Node, Route, TopologyError, listed
+from lab.net.model import (
+    Address,
+    Family,
+    Graph,
+    Interface,
+    Kind,
+    Nat66,
+    Node,
+    Prefix,
+    Route,
+    TopologyError,
+    listed,
+)
 from lab.net.nat import NatConfig, StaticMapping
 
-DEFAULT = IPv4Network("0.0.0.0/0")
+DEFAULT: dict[Family, Prefix] = {4: IPv4Network("0.0.0.0/0"), 6: IPv6Network("::/0")}
+
+Way = tuple[Interface, ...]
+"""The interfaces by which a packet enters each node on its way."""
+
+
+def translates(node: Node, family: Family) -> bool:
+    """Whether `node` gives packets of `family` another source when they leave."""
+    return node.nat is not None and (family == 4 or node.nat.nat66 is Nat66.MASQUERADE)
 
 
 def enters(node: Node, arriving: str, leaving: str) -> bool:
@@ -22,9 +43,9 @@ def leaves(node: Node, arriving: str, leaving: str) -> bool:
     return node.nat is not None and arriving in node.nat.inside and leaving == node.nat.outside
 
 
-def _walk(topology: Graph, start: str, *, into_nats: bool) -> dict[str, tuple[Interface, ...]]:
+def _walk(topology: Graph, start: str, family: Family, *, into_nats: bool) -> dict[str, Way]:
     """For every link that packets of `start` reach: the interfaces by which they enter the nodes between."""
-    reached: dict[str, tuple[Interface, ...]] = {end.link: () for end in topology.interfaces(start)}
+    reached: dict[str, Way] = {end.link: () for end in topology.interfaces(start) if family in end.families}
     queue = deque(reached)
     while queue:
         link = queue.popleft()
@@ -33,24 +54,32 @@ def _walk(topology: Graph, start: str, *, into_nats: bool) -> dict[str, tuple[In
             if entry.node == start or node.kind is Kind.PEER:
                 continue
             for exit_ in topology.interfaces(entry.node):
-                if exit_.link in reached or (not into_nats and enters(node, link, exit_.link)):
+                if exit_.link in reached or family not in exit_.families:
+                    continue
+                if not into_nats and translates(node, family) and enters(node, link, exit_.link):
                     continue
                 reached[exit_.link] = (*reached[link], entry)
                 queue.append(exit_.link)
     return reached
 
 
-def path(topology: Graph, source: str, target: str) -> tuple[Interface, ...]:
+def visible(topology: Graph, node: str, family: Family) -> Collection[str]:
+    """The links whose addresses `node` can use: those it reaches without entering a NAT that translates."""
+    return _walk(topology, node, family, into_nats=False)
+
+
+def path(topology: Graph, source: str, target: str, family: Family | None = None) -> Way:
     """The interfaces by which a packet enters each node from `source` to `target`, target's own last.
 
     Their `link` attributes are the links it crosses. Raises TopologyError if there is no way.
     """
     topology.node(source)
     topology.node(target)
-    ways = _walk(topology, source, into_nats=True)
+    ways = _walk(topology, source, family or topology.family, into_nats=True)
     found = [(*ways[end.link], end) for end in topology.interfaces(target) if end.link in ways]
     if source == target or not found:
-        raise TopologyError(f"no way from {source} to {target} in {topology.name}")
+        by = f" by IPv{family}" if family else ""
+        raise TopologyError(f"no way from {source} to {target} in {topology.name}{by}")
     return min(found, key=len)
 
 
@@ -61,61 +90,90 @@ def _other_peer(topology: Graph, node: str) -> str:
     raise TopologyError(f"{topology.name} has no other peer than {node}")
 
 
-def address(topology: Graph, node: str) -> IPv4Address:
+def address(topology: Graph, node: str, family: Family | None = None) -> Address:
     """The address of `node`'s own interface towards the other peer; for a NAT its outside address."""
     here = topology.node(node)
+    family = family or topology.family
     if here.nat is not None:
-        return topology.link(here.nat.outside).end(node).address.ip
-    first = path(topology, node, _other_peer(topology, node))[0].link
-    return topology.link(first).end(node).address.ip
+        return topology.link(here.nat.outside).end(node).ip(family)
+    return source_address(topology, node, _other_peer(topology, node), family)
 
 
-def reach(topology: Graph, source: str, target: str) -> IPv4Address:
+def source_address(topology: Graph, source: str, target: str, family: Family | None = None) -> Address:
+    """The address of `source`'s own interface towards `target`."""
+    family = family or topology.family
+    first = path(topology, source, target, family)[0].link
+    return topology.link(first).end(source).ip(family)
+
+
+def reach(topology: Graph, source: str, target: str, family: Family | None = None) -> Address:
     """The address at which `source` reaches `target`: its own, or the outside address of the first NAT
-    on the way that forwards to it. Raises TopologyError if that NAT forwards nothing there.
+    on the way that forwards to it. Raises TopologyError if a NAT on the way lets nothing in to it.
     """
-    way = path(topology, source, target)
+    family = family or topology.family
+    way = path(topology, source, target, family)
     for here, onward in pairwise(way):
         node = topology.node(here.node)
-        if enters(node, here.link, onward.link):
-            inside = {hop.node for hop in way}
-            if node.nat is not None and any(forward.to in inside for forward in node.nat.forwards):
-                return here.address.ip
+        if not _lets_forwards_only(node, here.link, onward.link, family):
+            continue
+        inside = {hop.node for hop in way}
+        if node.nat is None or not any(forward.to in inside for forward in node.nat.forwards):
             raise TopologyError(
                 f"{source} cannot reach {target}: nat {here.node} forwards nothing to it; "
                 f"add `forwards: [{{port: 500, to: {target}}}, {{port: 4500, to: {target}}}]`"
             )
-    return way[-1].address.ip
+        if translates(node, family):
+            return here.ip(family)
+    return way[-1].ip(family)
 
 
-def seen_as(topology: Graph, source: str, target: str) -> IPv4Address:
+def _lets_forwards_only(node: Node, arriving: str, leaving: str, family: Family) -> bool:
+    if node.nat is None or not enters(node, arriving, leaving):
+        return False
+    return translates(node, family) or node.nat.guard
+
+
+def seen_as(topology: Graph, source: str, target: str, family: Family | None = None) -> Address:
     """The source address under which `target` sees packets of `source`."""
-    way = path(topology, source, target)
-    seen = topology.link(way[0].link).end(source).address.ip
+    family = family or topology.family
+    way = path(topology, source, target, family)
+    seen = topology.link(way[0].link).end(source).ip(family)
     for here, onward in pairwise(way):
         node = topology.node(here.node)
-        if leaves(node, here.link, onward.link):
-            seen = topology.link(onward.link).end(here.node).address.ip
+        if translates(node, family) and leaves(node, here.link, onward.link):
+            seen = topology.link(onward.link).end(here.node).ip(family)
     return seen
 
 
-def nats_left(topology: Graph, source: str, target: str) -> tuple[str, ...]:
-    """The NATs between `source` and `target` that translate `source`, nearest first."""
-    way = path(topology, source, target)
-    hops = pairwise(way)
+def nats_left(topology: Graph, source: str, target: str, family: Family | None = None) -> tuple[str, ...]:
+    """The NATs that `source` leaves on its way to `target`, nearest first, whether or not they translate."""
+    hops = pairwise(path(topology, source, target, family))
     return tuple(a.node for a, b in hops if leaves(topology.node(a.node), a.link, b.link))
 
 
-def nats_entered(topology: Graph, source: str, target: str) -> tuple[str, ...]:
-    """The NATs between `source` and `target` that `source` enters from outside, nearest first."""
-    way = path(topology, source, target)
-    hops = pairwise(way)
-    return tuple(a.node for a, b in hops if enters(topology.node(a.node), a.link, b.link))
+def nats_entered(topology: Graph, source: str, target: str, family: Family | None = None) -> tuple[str, ...]:
+    """The NATs between `source` and `target` that `source` enters by a forward only, nearest first."""
+    family = family or topology.family
+    hops = pairwise(path(topology, source, target, family))
+    return tuple(
+        a.node for a, b in hops if _lets_forwards_only(topology.node(a.node), a.link, b.link, family)
+    )
 
 
-def is_behind_nat(topology: Graph, node: str) -> bool:
+def nats_between(topology: Graph, source: str, target: str, family: Family | None = None) -> tuple[str, ...]:
+    """The NATs whose filters packets of `source` to `target` pass, in either direction, nearest first."""
+    hops = pairwise(path(topology, source, target, family))
+    return tuple(
+        a.node
+        for a, b in hops
+        if any(crosses(topology.node(a.node), a.link, b.link) for crosses in (enters, leaves))
+    )
+
+
+def is_behind_nat(topology: Graph, node: str, family: Family | None = None) -> bool:
     """Whether the other peer sees `node` under an address that is not its own."""
-    return bool(nats_left(topology, node, _other_peer(topology, node)))
+    other = _other_peer(topology, node)
+    return seen_as(topology, node, other, family) != source_address(topology, node, other, family)
 
 
 def nat_config(topology: Graph, name: str) -> NatConfig:
@@ -123,14 +181,20 @@ def nat_config(topology: Graph, name: str) -> NatConfig:
     nat = topology.node(name).nat
     if nat is None:
         raise TopologyError(f"{name} is no nat; nats are {listed(topology.nats)}")
+    own = {family for end in topology.interfaces(name) for family in end.families}
+    families = tuple(family for family in topology.families if family in own)
     mappings = []
     for forward in nat.forwards:
-        if forward.to not in {end.node for way in _inside_ways(topology, name) for end in way}:
+        found = [family for family in families if forward.to in _inside(topology, name, family)]
+        if not found:
             raise TopologyError(
                 f"nat {name} forwards to {forward.to}, which is not on its inside",
                 ("nodes", name, "forwards"),
             )
-        mappings.append(StaticMapping(forward.protocol, forward.port, reach(topology, name, forward.to)))
+        mappings += [
+            StaticMapping(forward.protocol, forward.port, reach(topology, name, forward.to, family))
+            for family in found
+        ]
     return NatConfig(
         inside=nat.inside,
         outside=nat.outside,
@@ -138,33 +202,42 @@ def nat_config(topology: Graph, name: str) -> NatConfig:
         guard=nat.guard,
         drop_esp=nat.drop_esp,
         ports=nat.ports,
+        nat66=nat.nat66,
+        families=families,
     )
 
 
-def _inside_ways(topology: Graph, name: str) -> list[tuple[Interface, ...]]:
+def _inside(topology: Graph, name: str, family: Family) -> set[str]:
+    """The nodes that the NAT `name` reaches through its inside links."""
     nat = topology.node(name).nat
-    inside = nat.inside if nat is not None else ()
-    others = [node.name for node in topology.nodes if node.name != name]
-    return [way for other in others if (way := path(topology, name, other))[0].link in inside]
+    assert nat is not None
+    ways = _walk(topology, name, family, into_nats=True)
+    links = [link for link, way in ways.items() if (way[0].link if way else link) in nat.inside]
+    return {end.node for link in links for end in topology.link(link).ends} - {name}
 
 
 def routes(topology: Graph, name: str) -> tuple[Route, ...]:
-    """The routes of node `name` beyond its own subnets: those given, or else derived.
+    """The routes of node `name` beyond its own subnets, of both families: those given, or else derived.
 
-    Derived routes never lead into a NAT from outside. A node with one gateway gets a default route; a NAT's
-    default route goes out of its outside; a peer always has a default route, so that its inner traffic does.
+    Derived routes never lead into a NAT from outside, unless it routes IPv6. A node with one gateway gets a
+    default route; a NAT's default route goes out of its outside; a peer always has a default route, so that
+    its inner traffic does.
     """
     node = topology.node(name)
     if node.routes is not None:
         return node.routes
-    ways = _walk(topology, name, into_nats=False)
-    gateways = {topology.link(link).subnet: way[0] for link, way in ways.items() if way}
+    return tuple(route for family in topology.families for route in _derived(topology, node, family))
+
+
+def _derived(topology: Graph, node: Node, family: Family) -> list[Route]:
+    ways = _walk(topology, node.name, family, into_nats=False)
+    gateways = {topology.link(link).subnet(family): way[0] for link, way in ways.items() if way}
     if node.kind is Kind.PEER and not gateways:
-        ends = topology.interfaces(name)
-        return (Route(DEFAULT, topology.link(ends[0].link).other(name).address.ip),) if ends else ()
+        own = [topology.link(link) for link in ways]
+        return [Route(DEFAULT[family], own[0].other(node.name).ip(family))] if own else []
     default = {gate for gate in gateways.values() if node.nat is None or gate.link == node.nat.outside}
     single = next(iter(default)) if len(default) == 1 else None
-    found = [Route(to, gate.address.ip) for to, gate in gateways.items() if gate != single]
+    found = [Route(to, gate.ip(family)) for to, gate in gateways.items() if gate != single]
     if single is not None:
-        found.append(Route(DEFAULT, single.address.ip))
-    return tuple(found)
+        found.append(Route(DEFAULT[family], single.ip(family)))
+    return found

@@ -6,10 +6,13 @@ plan therefore fits every lab of its topology and is compiled once.
 
 from __future__ import annotations
 
+import socket
 from dataclasses import dataclass
 from functools import lru_cache
+from ipaddress import IPv6Interface
+from typing import Any
 
-from lab.net.model import Kind
+from lab.net.model import Interface, Kind, Node, PrefixedAddress
 from lab.net.netlink import Compiler, Request
 from lab.net.paths import DEFAULT, routes
 from lab.net.topology import Topology
@@ -30,6 +33,8 @@ class Plan:
     """one look at every end, see lab.net.builder.connect"""
     sysctls: dict[str, tuple[tuple[str, str], ...]]
     """(path below /proc/sys, value), written before the links are made"""
+    ipv6: frozenset[str]
+    """the nodes with IPv6 addresses on links"""
 
 
 def interface_index(topology: Topology, node: str, link: str) -> int:
@@ -37,16 +42,65 @@ def interface_index(topology: Topology, node: str, link: str) -> int:
     return 2 + [end.link for end in topology.interfaces(node)].index(link)
 
 
-def sysctls(kind: Kind) -> tuple[tuple[str, str], ...]:
-    """The settings of a node: no IPv6 chatter in captures, no reverse path filter, forwarding where due."""
-    base = (
-        ("net/ipv6/conf/all/disable_ipv6", "1"),
+def sysctls(kind: Kind, ipv6: bool = False) -> tuple[tuple[str, str], ...]:
+    """The settings of a node: no reverse path filter, forwarding where due, and no IPv6 chatter in captures.
+
+    With `ipv6` there is neither duplicate address detection nor autoconfiguration: an address is usable as
+    soon as its link is, and links without IPv6 stay silent.
+    """
+    base: tuple[tuple[str, str], ...] = (
         ("net/ipv4/conf/all/rp_filter", "0"),
         ("net/ipv4/conf/default/rp_filter", "0"),
     )
+    if not ipv6:
+        base = (("net/ipv6/conf/all/disable_ipv6", "1"), *base)
+    else:
+        for which in ("all", "default"):
+            base += (
+                (f"net/ipv6/conf/{which}/accept_dad", "0"),
+                (f"net/ipv6/conf/{which}/accept_ra", "0"),
+            )
+        base += (("net/ipv6/conf/default/addr_gen_mode", "1"),)
+        if kind is not Kind.PEER:
+            base += (("net/ipv6/conf/all/forwarding", "1"),)
     if kind is Kind.PEER:
         return base
     return (*base, ("net/ipv4/ip_forward", "1"), ("net/ipv4/conf/all/send_redirects", "0"))
+
+
+def uses_ipv6(topology: Topology, node: Node) -> bool:
+    """Whether `node` has an IPv6 address of any kind."""
+    ends = topology.interfaces(node.name)
+    return any(a.version == 6 for a in (*node.inner, *(a for end in ends for a in end.addresses)))
+
+
+def _address(compiler: Compiler, address: PrefixedAddress, index: int, text: str) -> Request:
+    keys: dict[str, Any] = {
+        "index": index,
+        "address": str(address.ip),
+        "prefixlen": address.network.prefixlen,
+    }
+    if address.version == 4 and index != LO:
+        keys |= {"broadcast": str(address.network.broadcast_address)}
+    return compiler.request(text, "addr", "add", **keys)
+
+
+def _end(compiler: Compiler, end: Interface, index: int, number: int) -> list[Request]:
+    """Addresses of end `number` of its link, and the link up.
+
+    IPv6 refuses routes over an interface that is not up, so its addresses come last. A router solicits the
+    neighbours of what it forwards from its link-local address alone (RFC 4861 section 7.2.2).
+    """
+    addresses = {address.version: address for address in end.addresses}
+
+    def add(address: PrefixedAddress) -> Request:
+        return _address(compiler, address, index, f"address {address} on {end.link}")
+
+    found = [add(addresses[4])] if 4 in addresses else []
+    found.append(compiler.request(f"{end.link} up", "link", "set", index=index, state="up"))
+    if 6 in addresses:
+        found += [add(IPv6Interface(f"fe80::{number}/64")), add(addresses[6])]
+    return found
 
 
 @lru_cache(maxsize=64)
@@ -65,38 +119,19 @@ def plan(topology: Topology) -> Plan:
                     interface_index(topology, first.node, link.name),
                     interface_index(topology, second.node, link.name),
                     second.node,
+                    link.mtu,
                 )
             )
         for node in topology.nodes:
             steps = setup[node.name]
             steps.append(compiler.request("lo up", "link", "set", index=LO, state="up"))
-            if node.inner is not None and node.inner_on_lo:
-                inner = node.inner
-                steps.append(
-                    compiler.request(
-                        f"inner address {inner} on lo",
-                        "addr",
-                        "add",
-                        index=LO,
-                        address=str(inner.ip),
-                        prefixlen=inner.network.prefixlen,
-                    )
-                )
+            if node.inner_on_lo:
+                for inner in node.inner:
+                    steps.append(_address(compiler, inner, LO, f"inner address {inner} on lo"))
             for end in topology.interfaces(node.name):
                 index = interface_index(topology, node.name, end.link)
-                address, subnet = end.address.ip, end.address.network
-                steps.append(
-                    compiler.request(
-                        f"address {end.address} on {end.link}",
-                        "addr",
-                        "add",
-                        index=index,
-                        address=str(address),
-                        prefixlen=subnet.prefixlen,
-                        broadcast=str(subnet.broadcast_address),
-                    )
-                )
-                steps.append(compiler.request(f"{end.link} up", "link", "set", index=index, state="up"))
+                number = 1 + topology.link(end.link).ends.index(end)
+                steps += _end(compiler, end, index, number)
                 settle[node.name].append(
                     compiler.request(
                         f"carrier of {end.link}",
@@ -108,12 +143,15 @@ def plan(topology: Topology) -> Plan:
                     )
                 )
             for route in routes(topology, node.name):
-                to = "default" if route.to == DEFAULT else str(route.to)
+                to = "default" if route.to == DEFAULT.values() else str(route.to)
                 text = f"route to {to} via {route.via}"
-                steps.append(compiler.request(text, "route", "add", dst=to, gateway=str(route.via)))
+                family = socket.AF_INET if route.via.version == 4 else socket.AF_INET6
+                keys: dict[str, Any] = {"dst": to, "gateway": str(route.via), "family": family}
+                steps.append(compiler.request(text, "route", "add", **keys))
     return Plan(
         links={name: tuple(steps) for name, steps in links.items()},
         setup={name: tuple(steps) for name, steps in setup.items()},
         settle={name: tuple(steps) for name, steps in settle.items()},
-        sysctls={node.name: sysctls(node.kind) for node in topology.nodes},
+        ipv6=frozenset(end.node for link in topology.links for end in link.ends if 6 in end.families),
+        sysctls={node.name: sysctls(node.kind, uses_ipv6(topology, node)) for node in topology.nodes},
     )

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
-from ipaddress import IPv4Address, IPv4Interface
 
 from lab.net import paths
 from lab.net.checks import problems
-from lab.net.model import Graph, TopologyError
+from lab.net.model import Address, Family, Graph, PrefixedAddress, TopologyError, of_family
 from lab.net.nat import NatConfig
 
 
@@ -26,12 +25,17 @@ class Topology(Graph):
         for problem in problems(self):
             raise problem
 
-    def inner(self, node: str) -> IPv4Interface:
-        """The protected address of a peer; raises TopologyError if it has none."""
+    def inner(self, node: str, family: Family | None = None) -> PrefixedAddress:
+        """A protected address of a peer, without `family` that of IPv4 where there is one.
+
+        Raises TopologyError if it has none.
+        """
         inner = self.node(node).inner
-        if inner is None:
-            raise TopologyError(f"{node} has no inner address: add `inner: 10.x.0.1/32` to it")
-        return inner
+        found = of_family(inner, family) if family else of_family(inner, 4) or of_family(inner, 6)
+        if found is None:
+            which, example = (f"IPv{family} ", "fd10::1/128") if family == 6 else ("", "10.x.0.1/32")
+            raise TopologyError(f"{node} has no {which}inner address: add `inner: {example}` to it")
+        return found
 
     def leaving_inner_to(self, nodes: Collection[str]) -> Topology:
         """The same topology, but the peers `nodes` put their inner addresses on devices of their own.
@@ -43,27 +47,30 @@ class Topology(Graph):
         changed = tuple(replace(n, inner_on_lo=False) if n.name in nodes else n for n in self.nodes)
         return replace(self, nodes=changed)
 
-    def address(self, node: str) -> IPv4Address:
-        """The address of `node`'s own interface towards the other peer; for a NAT its outside address."""
-        return paths.address(self, node)
+    def address(self, node: str, family: Family | None = None) -> Address:
+        """The address of `node`'s own interface towards the other peer; for a NAT its outside address.
 
-    def reach(self, source: str, target: str) -> IPv4Address:
-        """The address at which `source` reaches `target`: its own, or the outside address of the NAT that
-        forwards to it. Raises TopologyError if that NAT forwards nothing there.
+        Here and below, without `family` it is IPv4 where some link carries it, else IPv6.
         """
-        return paths.reach(self, source, target)
+        return paths.address(self, node, family)
 
-    def seen_as(self, source: str, target: str) -> IPv4Address:
+    def reach(self, source: str, target: str, family: Family | None = None) -> Address:
+        """The address at which `source` reaches `target`: its own, or the outside address of the NAT that
+        forwards to it. Raises TopologyError if that NAT forwards nothing there, or no link carries `family`.
+        """
+        return paths.reach(self, source, target, family)
+
+    def seen_as(self, source: str, target: str, family: Family | None = None) -> Address:
         """The source address under which `target` sees packets of `source`."""
-        return paths.seen_as(self, source, target)
+        return paths.seen_as(self, source, target, family)
 
-    def is_behind_nat(self, node: str) -> bool:
+    def is_behind_nat(self, node: str, family: Family | None = None) -> bool:
         """Whether the other peer sees `node` under an address that is not its own."""
-        return paths.is_behind_nat(self, node)
+        return paths.is_behind_nat(self, node, family)
 
-    def path_links(self, source: str, target: str) -> tuple[str, ...]:
+    def path_links(self, source: str, target: str, family: Family | None = None) -> tuple[str, ...]:
         """The links between `source` and `target` in the order a packet crosses them."""
-        return tuple(hop.link for hop in paths.path(self, source, target))
+        return tuple(hop.link for hop in paths.path(self, source, target, family))
 
     def nat_config(self, name: str) -> NatConfig:
         """The NAT `name` with the names in its forwards resolved to addresses."""

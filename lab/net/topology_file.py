@@ -10,18 +10,17 @@
       lan: {left: 10.1.0.2/24, nat: 10.1.0.1/24}
       wan: {nat: 203.0.113.1/24, right: 203.0.113.2/24}
 
-Keys of a node: kind (peer, nat, router); routes: [{to, via}]; of a peer also inner;
-of a nat also inside, outside, forwards: [{port, to, protocol}], guard, drop_esp,
-ports (preserve, or a range).
+An address may be one of each family: `lan: {left: [10.1.0.2/24, fd01::2/64], …}`, and so may inner. A link
+may have an mtu. Keys of a node: kind (peer, nat, router); routes: [{to, via}]; of a peer also inner; of a nat
+also inside, outside, forwards: [{port, to, protocol}], guard, drop_esp, ports (preserve, or a range), nat66
+(route or masquerade).
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from ipaddress import ip_address, ip_interface, ip_network
 from pathlib import Path
-from typing import NoReturn, TypeVar
 
 import yaml
 
@@ -31,23 +30,24 @@ from lab.net.model import (
     Kind,
     Link,
     Nat,
+    Nat66,
     Node,
     PortRange,
+    PrefixedAddress,
     Route,
     TopologyError,
     listed,
 )
 from lab.net.topology import Topology
+from lab.net.yaml_reader import YamlReader
 
 DIRECTORY = Path(__file__).parents[2] / "topologies"
 
 NODE_KEYS = {
     Kind.PEER: ("kind", "inner", "routes"),
-    Kind.NAT: ("kind", "inside", "outside", "forwards", "guard", "drop_esp", "ports", "routes"),
+    Kind.NAT: ("kind", "inside", "outside", "forwards", "guard", "drop_esp", "ports", "nat66", "routes"),
     Kind.ROUTER: ("kind", "routes"),
 }
-
-T = TypeVar("T")
 
 
 def names(directory: Path = DIRECTORY) -> tuple[str, ...]:
@@ -89,21 +89,8 @@ def parse(text: str, name: str, source: str) -> Topology:
         raise TopologyError(f"{source}:{reader.line(error.where)}: {error}", error.where) from error
 
 
-class _Reader:
-    """Turns YAML nodes into values and remembers the line of each path."""
-
-    def __init__(self, source: str) -> None:
-        self.source = source
-        self.lines: dict[tuple[str, ...], int] = {}
-
-    def line(self, where: tuple[str, ...]) -> int:
-        """The line of the longest known start of `where`."""
-        while where and where not in self.lines:
-            where = where[:-1]
-        return self.lines.get(where, 1)
-
-    def fail(self, node: yaml.Node, text: str) -> NoReturn:
-        raise TopologyError(f"{self.source}:{node.start_mark.line + 1}: {text}")
+class _Reader(YamlReader):
+    """Reads the parts of a topology."""
 
     def topology(self, root: yaml.Node, name: str, drawing: str) -> Topology:
         top = self.mapping(root, "the topology", (), ("title", "catalogue", "nodes", "links"))
@@ -140,7 +127,7 @@ class _Reader:
         return Node(
             name=name,
             kind=kind,
-            inner=self.value(fields["inner"], IPv4Interface, "10.10.0.1/32") if "inner" in fields else None,
+            inner=self.addresses(fields["inner"], "10.10.0.1/32") if "inner" in fields else (),
             nat=self.nat(fields) if kind is Kind.NAT else None,
             routes=self.routes(fields["routes"], name) if "routes" in fields else None,
         )
@@ -155,7 +142,14 @@ class _Reader:
             guard=self.truth(fields["guard"], "guard") if "guard" in fields else True,
             drop_esp=self.truth(fields["drop_esp"], "drop_esp") if "drop_esp" in fields else True,
             ports=self.ports(fields["ports"]) if "ports" in fields else None,
+            nat66=self.nat66(fields["nat66"]) if "nat66" in fields else Nat66.ROUTE,
         )
+
+    def nat66(self, value: yaml.Node) -> Nat66:
+        word = self.text(value, "nat66")
+        if word not in [each.value for each in Nat66]:
+            self.fail(value, f"nat66 is {word!r}: use {listed(each.value for each in Nat66)}")
+        return Nat66(word)
 
     def forward(self, value: yaml.Node) -> Forward:
         fields = self.mapping(value, "a forward", None, ("port", "to", "protocol"))
@@ -184,74 +178,23 @@ class _Reader:
                     self.fail(
                         item, f"a route of {name} has no `{key}`: write {{to: 0.0.0.0/0, via: 10.1.0.1}}"
                     )
-            to = self.value(fields["to"], IPv4Network, "10.2.0.0/24")
-            found.append(Route(to, self.value(fields["via"], IPv4Address, "10.1.0.1")))
+            to = self.value(fields["to"], ip_network, "10.2.0.0/24")
+            found.append(Route(to, self.value(fields["via"], ip_address, "10.1.0.1")))
         return tuple(found)
 
     def link(self, name: str, value: yaml.Node) -> Link:
         ends = self.mapping(value, f"link {name}", ("links", name))
+        mtu = ends.pop("mtu", None)
         return Link(
             name,
             tuple(
-                Interface(node, name, self.value(address, IPv4Interface, "10.1.0.2/24"))
+                Interface(node, name, self.addresses(address, "10.1.0.2/24"))
                 for node, address in ends.items()
             ),
+            None if mtu is None else self.value(mtu, int, "1300"),
         )
 
-    def mapping(
-        self,
-        value: yaml.Node,
-        what: str,
-        where: tuple[str, ...] | None,
-        known: tuple[str, ...] | None = None,
-    ) -> dict[str, yaml.Node]:
-        if not isinstance(value, yaml.MappingNode):
-            self.fail(value, f"{what} must be a mapping of names to values")
-        found: dict[str, yaml.Node] = {}
-        if where is not None:
-            self.lines.setdefault(where, value.start_mark.line + 1)
-        for key, item in value.value:
-            name = self.text(key, f"a key of {what}")
-            if name in found:
-                if where is not None and len(where) == 2 and where[0] == "links":
-                    self.fail(key, f"{what} joins {name} to itself: name another node")
-                self.fail(key, f"{what} has {name!r} twice: remove one")
-            found[name] = item
-            if where is not None:
-                self.lines[*where, name] = key.start_mark.line + 1
-        if known is not None:
-            self.known(found, known, what)
-        return found
-
-    def known(self, fields: dict[str, yaml.Node], known: tuple[str, ...], what: str) -> None:
-        for key, item in fields.items():
-            if key not in known:
-                self.fail(item, f"{what} has unknown key {key!r}: use {listed(known)}")
-
-    def items(self, value: yaml.Node, what: str) -> list[yaml.Node]:
-        if not isinstance(value, yaml.SequenceNode):
-            self.fail(value, f"{what} must be a list")
-        return list(value.value)
-
-    def text(self, value: yaml.Node, what: str) -> str:
-        if not isinstance(value, yaml.ScalarNode) or not value.value:
-            self.fail(value, f"{what} must be a word or a text")
-        return str(value.value)
-
-    def texts(self, value: yaml.Node, what: str) -> tuple[str, ...]:
-        if isinstance(value, yaml.SequenceNode):
-            return tuple(self.text(item, what) for item in value.value)
-        return (self.text(value, what),)
-
-    def truth(self, value: yaml.Node, what: str) -> bool:
-        word = self.text(value, what)
-        if word not in ("true", "false"):
-            self.fail(value, f"{what} is {word!r}: use true or false")
-        return word == "true"
-
-    def value(self, value: yaml.Node, parser: Callable[[str], T], example: str) -> T:
-        text = self.text(value, "a value")
-        try:
-            return parser(text)
-        except ValueError as error:
-            self.fail(value, f"{error}: write it like {example}")
+    def addresses(self, value: yaml.Node, example: str) -> tuple[PrefixedAddress, ...]:
+        items = value.value if isinstance(value, yaml.SequenceNode) else [value]
+        found = [self.value(item, ip_interface, example) for item in items]
+        return tuple(sorted(found, key=lambda address: address.version))

@@ -1,4 +1,4 @@
-"""Loading iptables rules into a namespace: one iptables-restore per NAT, through either backend."""
+"""Loading iptables and ip6tables rules into a namespace: one restore per NAT and family."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from tempfile import TemporaryDirectory
 from typing import Literal
 
 from lab.net.errors import NetworkError
+from lab.net.model import Family
 from lab.net.namespace import Namespace
 from lab.net.nat import NatConfig
 from lab.net.rules import nat_rules
@@ -26,10 +27,13 @@ DEADLINE = 20.0
 class Restore:
     """A running iptables-restore; finish() waits for it."""
 
-    def __init__(self, namespace: Namespace, rules: str, backend: Backend, lock: Path) -> None:
-        self._what = f"nat {namespace.label}: iptables-{backend}-restore"
+    def __init__(
+        self, namespace: Namespace, rules: str, backend: Backend, lock: Path, family: Family = 4
+    ) -> None:
+        program = f"{'iptables' if family == 4 else 'ip6tables'}-{backend}-restore"
+        self._what = f"nat {namespace.label}: {program}"
         self._rules = rules
-        argv = [f"iptables-{backend}-restore"]
+        argv = [program]
         if backend == "legacy":
             argv += ["-w", "5"]
         try:
@@ -79,9 +83,9 @@ def refusal(rules: str, output: str) -> str:
     return f"refused its rules: {said}\n{rules}"
 
 
-def restore(namespace: Namespace, rules: str, backend: Backend, lock: Path) -> None:
+def restore(namespace: Namespace, rules: str, backend: Backend, lock: Path, family: Family = 4) -> None:
     """Load `rules` into `namespace`, replacing those of the same tables. Raises NetworkError."""
-    Restore(namespace, rules, backend, lock).finish()
+    Restore(namespace, rules, backend, lock, family).finish()
 
 
 @lru_cache(maxsize=1)

@@ -9,13 +9,13 @@ from types import TracebackType
 
 from lab.net import conntrack
 from lab.net.builder import connect, create_namespaces
-from lab.net.model import TopologyError, listed
+from lab.net.model import Family, TopologyError, listed
 from lab.net.namespace import Namespace
 from lab.net.nat import NatConfig
 from lab.net.processes import ProcessSpace
-from lab.net.rules import nat_rules
+from lab.net.rules import nat66_rules, nat_rules
 from lab.net.topology import Topology
-from lab.net.xtables import Backend, Restore, default_backend, restore
+from lab.net.xtables import Backend, Restore, default_backend
 from lab.nodes.namespace_node import NamespaceNode
 
 
@@ -32,14 +32,35 @@ class RunningNat:
     """A NAT of a running network."""
 
     def __init__(
-        self, name: str, config: NatConfig, rules: str, namespace: Namespace, backend: Backend, lock: Path
+        self,
+        name: str,
+        config: NatConfig,
+        rules: dict[Family, str],
+        namespace: Namespace,
+        backend: Backend,
+        scratch: Path,
     ) -> None:
         self.name = name
         self.config = config
-        self.rules = rules
+        self.rules_of = rules
+        """its rules by family, as given to iptables-restore and ip6tables-restore"""
         self.backend: Backend = backend
         self._namespace = namespace
-        self._lock = lock
+        self._scratch = scratch
+
+    @property
+    def rules(self) -> str:
+        """Its iptables rules and, where its links carry IPv6, its ip6tables rules after them."""
+        return "".join(self.rules_of.values())
+
+    def loading(self) -> list[Restore]:
+        """Start to load all its rules; finish() each."""
+        return [self._restore(text, family) for family, text in self.rules_of.items()]
+
+    def _restore(self, rules: str, family: Family) -> Restore:
+        # One lock per family: the two never touch the same table.
+        lock = self._scratch / f"{self.name}.xtables-lock{family}"
+        return Restore(self._namespace, rules, self.backend, lock, family)
 
     def forget(self) -> None:
         """Lose all mappings, as a reboot does. A port-preserving NAT gives the same port again."""
@@ -49,10 +70,10 @@ class RunningNat:
         """The connections it knows."""
         return conntrack.dump(self._namespace)
 
-    def load(self, rules: str) -> None:
-        """Replace its rules; known connections keep their mappings. Raises NetworkError."""
-        restore(self._namespace, rules, self.backend, self._lock)
-        self.rules = rules
+    def load(self, rules: str, family: Family = 4) -> None:
+        """Replace its rules of `family`; known connections keep their mappings. Raises NetworkError."""
+        self._restore(rules, family).finish()
+        self.rules_of[family] = rules
 
     def describe(self) -> str:
         """Its rules and connections, for a failure message."""
@@ -84,12 +105,13 @@ class Network:
         scratch: Path,
         backend: Backend | None = None,
         rules: Callable[[NatConfig], str] = nat_rules,
+        rules6: Callable[[NatConfig], str] = nat66_rules,
         inner_left_to: Collection[str] = (),
     ) -> Network:
         """Build `topology` in the kernel; files of its nodes go below the existing directory `scratch`.
 
-        `backend` None takes the first that works here. `rules` may be replaced to plant a broken NAT.
-        `inner_left_to` names peers that put their inner address on a device of their own instead of lo.
+        `backend` None takes the first that works here. `rules` and `rules6` may be replaced to plant a
+        broken NAT. `inner_left_to` names peers that put their inner addresses on a device of their own.
         Raises NetworkError or TopologyError, with nothing left behind.
         """
         topology = topology.leaving_inner_to(inner_left_to)
@@ -101,10 +123,12 @@ class Network:
             # iptables-restore needs no interfaces, so it loads and links while they are made.
             for name in topology.nats:
                 config = topology.nat_config(name)
-                namespace, text, lock = namespaces[name], rules(config), scratch / f"{name}.xtables-lock"
+                texts: dict[Family, str] = {
+                    family: rules(config) if family == 4 else rules6(config) for family in config.families
+                }
                 assert chosen is not None
-                nats[name] = RunningNat(name, config, text, namespace, chosen, lock)
-                restores.append(Restore(namespace, text, chosen, lock))
+                nats[name] = RunningNat(name, config, texts, namespaces[name], chosen, scratch)
+                restores += nats[name].loading()
             connect(topology, namespaces)
             for running in restores:
                 running.finish()

@@ -7,15 +7,17 @@ import socket
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from lab.net import paths
 from lab.net.errors import NetworkError
-from lab.net.model import TopologyError
+from lab.net.model import Family, TopologyError
 from lab.nodes.network import Network
 
 IKE_PORTS = (500, 4500)
 ESP = 50
 TCP_OCTETS = 16384
+AF: dict[Family, socket.AddressFamily] = {4: socket.AF_INET, 6: socket.AF_INET6}
 
 Address = tuple[str, int]
 
@@ -37,21 +39,82 @@ class BrokenLabError(Exception):
 def prove(network: Network, deadline: float = 2.0) -> None:
     """Send probes between the peers of `network` and compare what arrives with the topology.
 
-    For every ordered pair that the topology lets talk: UDP on 500 and 4500 (or the forwarded ports) arrives
-    under the expected source and is answered; ESP passes, or is dropped where a NAT says so; and every peer
-    carries TCP as far as it may initiate. `deadline` is seconds per probe. The NATs forget everything.
+    For every family and every ordered pair that the topology lets talk: UDP on 500 and 4500 (or the
+    forwarded ports) arrives under the expected source and is answered; ESP passes, or is dropped where a NAT
+    says so; and every peer carries TCP as far as it may initiate. `deadline` is seconds per probe. The NATs
+    forget everything.
     Call it while nothing else uses the ports. Raises BrokenLabError, or NetworkError for a port in use.
     """
     topology = network.topology
     with _one_cpu():
-        for source in topology.peers:
-            for target in topology.peers:
-                if source != target:
-                    # Else the flow would count as the answer to that of the pair before.
-                    _forget(network)
-                    _prove_pair(network, source, target, deadline)
-            _prove_tcp(network, source, deadline)
+        for family in topology.families:
+            for source in topology.peers:
+                for target in topology.peers:
+                    if source != target:
+                        # Else the flow would count as the answer to that of the pair before.
+                        _forget(network)
+                        _prove_pair(_Way(network, source, target, family), deadline)
+                _prove_tcp(network, source, family, deadline)
     _forget(network)
+
+
+@dataclass(frozen=True)
+class _Way:
+    """From one node to another by one family."""
+
+    network: Network
+    source: str
+    target: str
+    family: Family
+
+    @property
+    def own(self) -> str:
+        """The source's own address."""
+        return str(paths.source_address(self.network.topology, self.source, self.target, self.family))
+
+    @property
+    def there(self) -> str:
+        """The target's own address."""
+        way = paths.path(self.network.topology, self.source, self.target, self.family)
+        return str(way[-1].ip(self.family))
+
+    @property
+    def seen(self) -> str:
+        """The source's address as the target sees it."""
+        return str(self.network.topology.seen_as(self.source, self.target, self.family))
+
+    @property
+    def entered(self) -> tuple[str, ...]:
+        return paths.nats_entered(self.network.topology, self.source, self.target, self.family)
+
+    @property
+    def nats(self) -> tuple[str, ...]:
+        """The NATs on the way."""
+        return paths.nats_between(self.network.topology, self.source, self.target, self.family)
+
+    def ports(self, port: int) -> range:
+        """The ports at which the target may see the source's `port`."""
+        ports = range(port, port + 1)
+        for name in paths.nats_left(self.network.topology, self.source, self.target, self.family):
+            config = self.network.nat(name).config
+            if config.ports is not None and config.translates(self.family):
+                ports = range(config.ports.first, config.ports.last + 1)
+        return ports
+
+    def bound(self, node: str, kind: int, proto: int, address: Address) -> socket.socket:
+        """A socket on `node` bound to `address`; raises NetworkError for a port in use."""
+        opened = self.network.nodes[node].socket(AF[self.family], kind, proto)
+        try:
+            opened.bind(address)
+        except OSError as error:
+            opened.close()
+            what = f"{node} cannot bind {address[0]} port {address[1]}: {error.strerror}"
+            raise NetworkError(f"{what} (prove a lab before its peers start)") from error
+        return opened
+
+    def broken(self, expected: str, seen: str) -> BrokenLabError:
+        """The error to raise."""
+        return BrokenLabError(self.network, expected, seen, self.nats)
 
 
 def _forget(network: Network) -> None:
@@ -70,78 +133,46 @@ def _one_cpu() -> Iterator[None]:
         os.sched_setaffinity(0, allowed)
 
 
-def _prove_pair(network: Network, source: str, target: str, deadline: float) -> None:
-    topology = network.topology
+def _prove_pair(way: _Way, deadline: float) -> None:
     try:
-        aim = str(topology.reach(source, target))
+        aim = str(way.network.topology.reach(way.source, way.target, way.family))
     except TopologyError:
         return
-    entered = paths.nats_entered(topology, source, target)
     ports: tuple[int, ...] = IKE_PORTS
-    if entered:
-        ports = tuple(m.port for m in network.nat(entered[0]).config.mappings if m.protocol == "udp")
+    if way.entered:
+        mappings = way.network.nat(way.entered[0]).config.mappings
+        ports = tuple(m.port for m in mappings if m.protocol == "udp" and m.to.version == way.family)
     for port in ports:
-        _prove_udp(network, source, target, (aim, port), deadline)
+        _prove_udp(way, (aim, port), deadline)
     if ports:
-        _prove_esp(network, source, target, (aim, ports[-1]), deadline)
+        _prove_esp(way, (aim, ports[-1]), deadline)
 
 
-def _nats_between(network: Network, source: str, target: str) -> tuple[str, ...]:
-    topology = network.topology
-    left = paths.nats_left(topology, source, target)
-    return left + paths.nats_entered(topology, source, target)
+def _shown(aim: Address) -> str:
+    return f"[{aim[0]}]:{aim[1]}" if ":" in aim[0] else f"{aim[0]}:{aim[1]}"
 
 
-def _own_address(network: Network, source: str, target: str) -> str:
-    first = paths.path(network.topology, source, target)[0].link
-    return str(network.topology.link(first).end(source).address.ip)
-
-
-def _bound(network: Network, node: str, kind: int, proto: int, address: Address) -> socket.socket:
-    opened = network.nodes[node].socket(socket.AF_INET, kind, proto)
-    try:
-        opened.bind(address)
-    except OSError as error:
-        opened.close()
-        what = f"{node} cannot bind {address[0]} port {address[1]}: {error.strerror}"
-        raise NetworkError(f"{what} (prove a lab before its peers start)") from error
-    return opened
-
-
-def _prove_udp(network: Network, source: str, target: str, aim: Address, deadline: float) -> None:
-    topology = network.topology
-    own = _own_address(network, source, target)
-    there = str(paths.path(topology, source, target)[-1].address.ip)
-    port = aim[1]
-    nats = _nats_between(network, source, target)
+def _prove_udp(way: _Way, aim: Address, deadline: float) -> None:
+    source, target, port = way.source, way.target, aim[1]
     with (
-        _bound(network, source, socket.SOCK_DGRAM, 0, (own, port)) as near,
-        _bound(network, target, socket.SOCK_DGRAM, 0, (there, port)) as far,
+        way.bound(source, socket.SOCK_DGRAM, 0, (way.own, port)) as near,
+        way.bound(target, socket.SOCK_DGRAM, 0, (way.there, port)) as far,
     ):
         seen = _exchange(near, far, aim, deadline)
-        expected = _expected_source(network, source, target, port)
-        what = f"UDP from {source} to {aim[0]}:{port} to arrive at {target} from {expected[0]}"
-        ports = str(expected[1][0]) if len(expected[1]) == 1 else f"{expected[1][0]}-{expected[1][-1]}"
+        expected = way.ports(port)
+        what = f"UDP from {source} to {_shown(aim)} to arrive at {target} from {way.seen}"
+        ports = str(expected[0]) if len(expected) == 1 else f"{expected[0]}-{expected[-1]}"
         what += f" port {ports}"
         if seen is None:
-            raise BrokenLabError(network, what, f"nothing in {deadline:g} s", nats)
-        if seen[0] != expected[0] or seen[1] not in expected[1]:
-            raise BrokenLabError(network, what, f"it came from {seen[0]} port {seen[1]}", nats)
+            raise way.broken(what, f"nothing in {deadline:g} s")
+        if seen[0] != way.seen or seen[1] not in expected:
+            raise way.broken(what, f"it came from {seen[0]} port {seen[1]}")
         answer = _exchange(far, near, seen, deadline)
         what = f"the answer of {target} to reach {source} from {aim[0]} port {port}"
         if answer is None:
-            raise BrokenLabError(network, what, f"nothing in {deadline:g} s", nats)
+            raise way.broken(what, f"nothing in {deadline:g} s")
         if answer != aim:
-            raise BrokenLabError(network, what, f"it came from {answer[0]} port {answer[1]}", nats)
-
-
-def _expected_source(network: Network, source: str, target: str, port: int) -> tuple[str, range]:
-    ports = range(port, port + 1)
-    for name in paths.nats_left(network.topology, source, target):
-        given = network.nat(name).config.ports
-        if given is not None:
-            ports = range(given.first, given.last + 1)
-    return str(network.topology.seen_as(source, target)), ports
+            raise way.broken(what, f"it came from {answer[0]} port {answer[1]}")
 
 
 def _exchange(near: socket.socket, far: socket.socket, aim: Address, deadline: float) -> Address | None:
@@ -158,37 +189,32 @@ def _exchange(near: socket.socket, far: socket.socket, aim: Address, deadline: f
             return str(seen[0]), int(seen[1])
 
 
-def _prove_esp(network: Network, source: str, target: str, aim: Address, deadline: float) -> None:
-    topology = network.topology
-    nats = _nats_between(network, source, target)
-    blocked = [name for name in nats if network.nat(name).config.drop_esp]
-    if not blocked and paths.nats_entered(topology, source, target):
+def _prove_esp(way: _Way, aim: Address, deadline: float) -> None:
+    blocked = [name for name in way.nats if way.network.nat(name).config.drop_esp]
+    if not blocked and way.entered:
         return
-    own = _own_address(network, source, target)
-    there = str(paths.path(topology, source, target)[-1].address.ip)
     # An ESP packet as far as its header goes: SPI, sequence number (RFC 4303 section 2).
     packet = struct.pack("!II", 0x1000, 1) + os.urandom(16)
     with (
-        _bound(network, source, socket.SOCK_RAW, ESP, (own, 0)) as near,
-        _bound(network, target, socket.SOCK_RAW, ESP, (there, 0)) as far,
+        way.bound(way.source, socket.SOCK_RAW, ESP, (way.own, 0)) as near,
+        way.bound(way.target, socket.SOCK_RAW, ESP, (way.there, 0)) as far,
     ):
         near.sendto(packet, (aim[0], 0))
         if blocked:
-            _prove_udp(network, source, target, aim, deadline)
+            _prove_udp(way, aim, deadline)
             far.setblocking(False)
         else:
             far.settimeout(deadline)
         came = _esp_source(far, packet)
     if blocked and came is not None:
-        what = f"ESP (protocol 50) from {source} to {aim[0]} to be dropped by {' and '.join(blocked)}"
-        raise BrokenLabError(network, what, f"it arrived at {target} from {came}", nats)
+        what = f"ESP (protocol 50) from {way.source} to {aim[0]} to be dropped by {' and '.join(blocked)}"
+        raise way.broken(what, f"it arrived at {way.target} from {came}")
     if not blocked:
-        expected = str(topology.seen_as(source, target))
-        what = f"ESP (protocol 50) from {source} to {aim[0]} to arrive at {target} from {expected}"
+        what = f"ESP (protocol 50) from {way.source} to {aim[0]} to arrive at {way.target} from {way.seen}"
         if came is None:
-            raise BrokenLabError(network, what, f"nothing in {deadline:g} s", nats)
-        if came != expected:
-            raise BrokenLabError(network, what, f"it came from {came}", nats)
+            raise way.broken(what, f"nothing in {deadline:g} s")
+        if came != way.seen:
+            raise way.broken(what, f"it came from {came}")
 
 
 def _esp_source(far: socket.socket, packet: bytes) -> str | None:
@@ -201,35 +227,37 @@ def _esp_source(far: socket.socket, packet: bytes) -> str | None:
             return str(seen[0])
 
 
-def _prove_tcp(network: Network, source: str, deadline: float) -> None:
+def _prove_tcp(network: Network, source: str, family: Family, deadline: float) -> None:
     """A transfer from `source` to the farthest node that it reaches without a forward."""
     topology = network.topology
     for peer in topology.peers:
         if peer == source:
             continue
-        way = paths.path(topology, source, peer)
-        entered = paths.nats_entered(topology, source, peer)
+        try:
+            hops = paths.path(topology, source, peer, family)
+        except TopologyError:
+            continue
+        entered = paths.nats_entered(topology, source, peer, family)
         if entered:
-            way = way[: [hop.node for hop in way].index(entered[0])]
-        if way:
-            target = way[-1]
-            _transfer(network, source, target.node, str(target.address.ip), deadline)
+            hops = hops[: [hop.node for hop in hops].index(entered[0])]
+        if hops:
+            way = _Way(network, source, hops[-1].node, family)
+            _transfer(way, str(hops[-1].ip(family)), deadline)
 
 
-def _transfer(network: Network, source: str, target: str, address: str, deadline: float) -> None:
-    nats = _nats_between(network, source, target)
-    what = f"{TCP_OCTETS} octets over TCP from {source} to {target} ({address}) and back"
+def _transfer(way: _Way, address: str, deadline: float) -> None:
+    what = f"{TCP_OCTETS} octets over TCP from {way.source} to {way.target} ({address}) and back"
     content = os.urandom(TCP_OCTETS)
     with (
-        _bound(network, target, socket.SOCK_STREAM, 0, (address, 0)) as listener,
-        network.nodes[source].socket(socket.AF_INET, socket.SOCK_STREAM) as client,
+        way.bound(way.target, socket.SOCK_STREAM, 0, (address, 0)) as listener,
+        way.network.nodes[way.source].socket(AF[way.family], socket.SOCK_STREAM) as client,
     ):
         for end in (listener, client):
             end.settimeout(deadline)
         listener.listen(1)
         try:
-            client.connect(listener.getsockname())
-            server, (came, _) = listener.accept()
+            client.connect(listener.getsockname()[:2])
+            server, (came, *_) = listener.accept()
             with server:
                 server.settimeout(deadline)
                 client.sendall(content)
@@ -237,12 +265,11 @@ def _transfer(network: Network, source: str, target: str, address: str, deadline
                 server.sendall(received)
                 returned = _read(client)
         except OSError as error:
-            raise BrokenLabError(network, what, f"{error}", nats) from error
-    expected = str(network.topology.seen_as(source, target))
-    if came != expected:
-        raise BrokenLabError(network, f"{what}, seen from {expected}", f"it came from {came}", nats)
+            raise way.broken(what, f"{error}") from error
+    if came != way.seen:
+        raise way.broken(f"{what}, seen from {way.seen}", f"it came from {came}")
     if returned != content:
-        raise BrokenLabError(network, what, f"{len(returned)} octets, not the same", nats)
+        raise way.broken(what, f"{len(returned)} octets, not the same")
 
 
 def _read(stream: socket.socket) -> bytes:

@@ -1,15 +1,19 @@
+import fcntl
 import os
 import socket
+import struct
 from pathlib import Path
 
 import pytest
 
 from lab.net import topology_file
-from lab.net.builder import connect, create_namespaces, write_sysctl
+from lab.net.builder import connect, create_namespaces, tentative, write_sysctl
 from lab.net.errors import NetworkError
 from lab.net.namespace import Namespace
 from lab.net.offload import Offloads, disable_request, wanted_off
 from lab.net.plan import plan
+
+SIOCGIFMTU = 0x8921
 
 
 @pytest.fixture
@@ -94,3 +98,40 @@ def test_failing_midway_leaves_no_descriptor(monkeypatch: pytest.MonkeyPatch):
         create_namespaces(topology_file.load("one_nat"))
     assert len(made) == 2
     assert set(os.listdir("/proc/self/fd")) == before
+
+
+def test_ipv6_addresses_are_usable_at_once_without_autoconfiguration():
+    topology = topology_file.load("one_nat66")
+    made = create_namespaces(topology)
+    try:
+        connect(topology, made)
+        with made["nat"].entered():
+            rows = [line.split() for line in Path("/proc/thread-self/net/if_inet6").read_text().splitlines()]
+            assert Path("/proc/sys/net/ipv6/conf/all/forwarding").read_text() == "1\n"
+        assert {(row[0], row[5]) for row in rows} == {
+            ("fd010000000000000000000000000001", "lan"),
+            ("20010db8000000000000000000000001", "wan"),
+            ("00000000000000000000000000000001", "lo"),
+            ("fe800000000000000000000000000002", "lan"),
+            ("fe800000000000000000000000000001", "wan"),
+        }
+        for node in ("left", "right"):
+            with made[node].entered():
+                assert tentative() == []
+    finally:
+        for namespace in made.values():
+            namespace.close()
+
+
+def test_a_link_has_its_mtu_at_both_ends():
+    topology = topology_file.load("small_mtu")
+    made = create_namespaces(topology)
+    try:
+        connect(topology, made)
+        for node, link, mtu in (("near", "narrow", 1300), ("far", "narrow", 1300), ("near", "wan", 1500)):
+            with made[node].socket() as control:
+                answer = fcntl.ioctl(control, SIOCGIFMTU, struct.pack("16sI20x", link.encode(), 0))
+                assert struct.unpack_from("I", answer, 16) == (mtu,)
+    finally:
+        for namespace in made.values():
+            namespace.close()

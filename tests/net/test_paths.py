@@ -127,3 +127,50 @@ def test_unknown_names_list_the_known_ones():
         paths.nat_config(topology, "left")
     with pytest.raises(TopologyError, match="nat has no inner address"):
         topology.inner("nat")
+
+
+@pytest.mark.parametrize(
+    ("name", "left", "right", "target", "seen", "behind"),
+    [
+        ("direct_v6", "2001:db8::2", "2001:db8::3", "2001:db8::3", "2001:db8::2", (False, False)),
+        ("one_nat66", "fd01::2", "2001:db8::2", "2001:db8::2", "2001:db8::1", (True, False)),
+    ],
+)
+def test_addresses_of_a_topology_of_ipv6_alone(name, left, right, target, seen, behind):
+    topology = load(name)
+    assert str(topology.address("left")) == str(topology.address("left", 6)) == left
+    assert str(topology.address("right")) == right
+    assert str(topology.reach("left", "right")) == target
+    assert str(topology.seen_as("left", "right")) == seen
+    assert (topology.is_behind_nat("left"), topology.is_behind_nat("right")) == behind
+    with pytest.raises(TopologyError, match="by IPv4"):
+        topology.address("left", 4)
+
+
+DUAL = """\
+title: dual stack
+nodes:
+  left: {kind: peer}
+  nat: {kind: nat, inside: lan, outside: wan, forwards: [{port: 500, to: left}]}
+  right: {kind: peer}
+links:
+  lan: {left: [10.1.0.2/24, fd01::2/64], nat: [10.1.0.1/24, fd01::1/64]}
+  wan: {nat: [203.0.113.1/24, "2001:db8::1/64"], right: [203.0.113.2/24, "2001:db8::2/64"]}
+"""
+
+
+def test_a_nat_that_routes_ipv6_is_seen_through():
+    topology = parse(DUAL, "case", "case.yaml")
+    assert routes(topology, "left") == {"0.0.0.0/0": "10.1.0.1", "::/0": "fd01::1"}
+    assert routes(topology, "right") == {"0.0.0.0/0": "203.0.113.1", "::/0": "2001:db8::1"}
+    assert str(topology.seen_as("left", "right", 6)) == "fd01::2"
+    assert (topology.is_behind_nat("left"), topology.is_behind_nat("left", 6)) == (True, False)
+    assert (str(topology.reach("right", "left")), str(topology.reach("right", "left", 6))) == (
+        "203.0.113.1", "fd01::2",
+    )  # fmt: skip
+    assert [str(m.to) for m in topology.nat_config("nat").mappings] == ["10.1.0.2", "fd01::2"]
+    closed = parse(DUAL.replace(", forwards: [{port: 500, to: left}]", ""), "case", "case.yaml")
+    with pytest.raises(TopologyError, match="nat nat forwards nothing"):
+        closed.reach("right", "left", 6)
+    plain = DUAL.replace(", forwards: [{port: 500, to: left}]", ", guard: false")
+    assert str(parse(plain, "case", "case.yaml").reach("right", "left", 6)) == "fd01::2"

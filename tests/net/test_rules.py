@@ -1,10 +1,10 @@
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 
 import pytest
 
-from lab.net.model import PortRange
+from lab.net.model import Nat66, PortRange
 from lab.net.nat import NatConfig, StaticMapping
-from lab.net.rules import nat_rules
+from lab.net.rules import nat66_rules, nat_rules
 
 DEFAULT = """\
 *nat
@@ -79,3 +79,47 @@ def test_an_option_off_removes_just_its_rules(option: dict[str, bool], gone: lis
     for line in gone:
         expected = expected.replace(line, "")
     assert nat_rules(NatConfig(inside=("lan",), outside="wan", **option)) == expected
+
+
+ROUTED = """\
+*filter
+:INPUT ACCEPT [0:0]
+:FORWARD ACCEPT [0:0]
+:OUTPUT ACCEPT [0:0]
+-A FORWARD -p esp -j DROP
+-A FORWARD -i wan -d fd02::2 -p udp --dport 500 -j ACCEPT
+-A INPUT -i wan -m conntrack --ctstate NEW -j DROP
+-A FORWARD -i wan -m conntrack --ctstate NEW -j DROP
+COMMIT
+"""
+
+NAT66 = """\
+*nat
+:PREROUTING ACCEPT [0:0]
+:INPUT ACCEPT [0:0]
+:OUTPUT ACCEPT [0:0]
+:POSTROUTING ACCEPT [0:0]
+-A PREROUTING -i wan -p udp --dport 500 -j DNAT --to-destination [fd02::2]:500
+-A POSTROUTING -o wan -j MASQUERADE
+COMMIT
+*filter
+:INPUT ACCEPT [0:0]
+:FORWARD ACCEPT [0:0]
+:OUTPUT ACCEPT [0:0]
+-A FORWARD -p esp -j DROP
+-A FORWARD -i wan -m conntrack --ctstate DNAT -j ACCEPT
+-A INPUT -i wan -m conntrack --ctstate NEW -j DROP
+-A FORWARD -i wan -m conntrack --ctstate NEW -j DROP
+COMMIT
+"""
+
+
+@pytest.mark.parametrize(("nat66", "rules"), [(Nat66.ROUTE, ROUTED), (Nat66.MASQUERADE, NAT66)])
+def test_ipv6_is_routed_with_pinholes_or_translated(nat66: Nat66, rules: str):
+    mappings = (
+        StaticMapping("udp", 500, IPv4Address("10.2.0.2")),
+        StaticMapping("udp", 500, IPv6Address("fd02::2")),
+    )
+    nat = NatConfig(inside=("lan",), outside="wan", mappings=mappings, nat66=nat66, families=(4, 6))
+    assert nat66_rules(nat) == rules
+    assert "fd02" not in nat_rules(nat)

@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,9 @@ from lab.nodes.network import Network
 from lab.nodes.node import Node
 from lab.wait import wait_until
 
+IP_MTU_DISCOVER = 10
+IP_PMTUDISC_DO = 2
+IP_MTU = 14
 ROOT = Path(__file__).parents[2]
 ONE_NAT = topology_file.load("one_nat")
 
@@ -95,7 +99,7 @@ def test_every_link_has_a_capture_point(name: str, tmp_path: Path):
         assert [point.link for point in points] == [link.name for link in topology.links]
         for point in points:
             with point.namespace.socket(socket.AF_PACKET, socket.SOCK_RAW) as sniffer:
-                sniffer.bind((point.interface, 0x0800))
+                sniffer.bind((point.interface, 0x0003))
 
 
 def test_the_first_packet_is_fast_in_every_lab(tmp_path: Path):
@@ -107,6 +111,63 @@ def test_the_first_packet_is_fast_in_every_lab(tmp_path: Path):
             if time.monotonic() - started > 0.5:
                 slow.append(time.monotonic() - started)
     assert slow == [], "a link that is not yet active holds its first packet for about a second"
+
+
+def test_the_first_packet_of_ipv6_is_fast_in_every_lab(tmp_path: Path):
+    topology = topology_file.load("direct_v6")
+    slow = []
+    for _ in range(40):
+        with Network.build(topology, tmp_path) as network:
+            ends = [network.nodes[name].socket(socket.AF_INET6) for name in ("left", "right")]
+            with ends[0] as left, ends[1] as right:
+                left.bind(("2001:db8::2", 4500))
+                right.bind(("2001:db8::3", 4500))
+                right.settimeout(3)
+                started = time.monotonic()
+                left.sendto(b"x", ("2001:db8::3", 4500))
+                right.recv(16)
+            if time.monotonic() - started > 0.5:
+                slow.append(time.monotonic() - started)
+    assert slow == [], "a solicitation before the address is usable is lost, and repeated after a second"
+
+
+def test_the_nat_knows_its_flows_of_ipv6(tmp_path: Path):
+    with Network.build(topology_file.load("one_nat66"), tmp_path) as network:
+        left, right = (network.nodes[name].socket(socket.AF_INET6) for name in ("left", "right"))
+        with left, right:
+            left.bind(("fd01::2", 4500))
+            right.bind(("2001:db8::2", 4500))
+            right.settimeout(2)
+            left.sendto(b"x", ("2001:db8::2", 4500))
+            assert right.recvfrom(16)[1][:2] == ("2001:db8::1", 4500)
+        nat = network.nat("nat")
+        (flow,) = [entry for entry in nat.conntrack() if entry.protocol == 17]
+        assert str(flow.reply) == "[2001:db8::2]:4500 → [2001:db8::1]:4500"
+        nat.forget()
+        assert nat.conntrack() == []
+
+
+def path_mtu(network: Network, source: str, own: str, target: str, port: int) -> int:
+    """What the path MTU discovery of `source` learns from datagrams of 1400 octets with DF."""
+    with network.nodes[source].socket() as near:
+        near.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_DO)
+        near.bind((own, 4500))
+        near.connect((target, port))
+
+        def learnt() -> int:
+            # EMSGSIZE is how the kernel passes on what ICMP told it; nobody listens at the port.
+            with suppress(OSError):
+                near.send(bytes(1400))
+            mtu = near.getsockopt(socket.IPPROTO_IP, IP_MTU)
+            return mtu if mtu != 1500 else 0
+
+        return wait_until(learnt, f"{source} to learn the path MTU")
+
+
+def test_icmp_errors_tell_both_ends_the_path_mtu(tmp_path: Path):
+    with Network.build(topology_file.load("small_mtu"), tmp_path) as network:
+        assert path_mtu(network, "left", "10.1.0.2", "198.51.100.2", 4500) == 1300
+        assert path_mtu(network, "right", "198.51.100.2", "203.0.113.1", 4500) == 1300
 
 
 def test_close_is_idempotent_and_gives_back_everything(tmp_path: Path):

@@ -6,7 +6,7 @@ import pytest
 
 from lab.net import topology_file
 from lab.net.errors import NetworkError
-from lab.net.rules import nat_rules
+from lab.net.rules import nat66_rules, nat_rules
 from lab.nodes.network import Network
 from lab.nodes.proof import BrokenLabError, prove
 
@@ -78,6 +78,45 @@ def test_a_broken_rule_is_a_broken_lab_with_expected_seen_and_rules(
         assert caught.value.nats == ("nat",)
         assert network.nat("nat").rules in str(caught.value)
         assert f"broken lab {topology.name}: expected " in str(caught.value)
+
+
+DUAL = """\
+title: dual stack
+nodes:
+  left: {kind: peer}
+  nat: {kind: nat, inside: lan, outside: wan}
+  right: {kind: peer}
+links:
+  lan: {left: [10.1.0.2/24, fd01::2/64], nat: [10.1.0.1/24, fd01::1/64]}
+  wan: {nat: [203.0.113.1/24, "2001:db8::1/64"], right: [203.0.113.2/24, "2001:db8::2/64"]}
+"""
+
+
+@pytest.mark.parametrize(
+    "option",
+    ["guard: true", "guard: false", "drop_esp: false", "nat66: masquerade", "nat66: masquerade, ports: 7000-7009",
+     "forwards: [{port: 500, to: left}]", "nat66: masquerade, forwards: [{port: 500, to: left}]"],
+)  # fmt: skip
+def test_both_families_prove_themselves(option: str, tmp_path: Path):
+    text = DUAL.replace("outside: wan", f"outside: wan, {option}")
+    with Network.build(topology_file.parse(text, "dual", "dual"), tmp_path) as network:
+        prove(network)
+
+
+@pytest.mark.parametrize(
+    ("rules6", "expected", "seen"),
+    [
+        (lambda c: nat66_rules(c).replace("-j MASQUERADE", "-j ACCEPT"), "UDP from left to [2001:db8::2]:500 to arrive at right from 2001:db8::1 port 500", "it came from fd01::2 port 500"),
+        (lambda c: nat66_rules(c).replace("-p esp", "-p ah"), "ESP (protocol 50) from left to 2001:db8::2 to be dropped by nat", "it arrived at right from 2001:db8::1"),
+        (lambda c: nat66_rules(c).replace("-A FORWARD -p esp", "-A FORWARD -p tcp -j DROP\n-A FORWARD -p esp"), "over TCP from left to right (2001:db8::2)", "timed out"),
+    ],
+)  # fmt: skip
+def test_a_broken_rule_of_ipv6_is_a_broken_lab(rules6, expected, seen, tmp_path: Path):
+    with Network.build(topology_file.load("one_nat66"), tmp_path, rules6=rules6) as network:
+        with pytest.raises(BrokenLabError) as caught:
+            prove(network, deadline=0.2)
+        assert expected in caught.value.expected
+        assert seen in caught.value.seen
 
 
 def test_esp_that_does_not_pass_without_a_nat_is_a_broken_lab(tmp_path: Path):
