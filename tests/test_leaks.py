@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -71,35 +72,41 @@ def everything() -> set[int]:
     return {int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()}
 
 
-@pytest.fixture
-def own_run() -> Iterator[subprocess.Popen[str]]:
-    """A process in a mount namespace whose /run is empty and nobody else's."""
-    script = "mount -t tmpfs tmpfs /run && rm -rf /run/* && echo ready && exec cat"
-    holder = subprocess.Popen(
-        ["unshare", "--mount", "sh", "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+@contextmanager
+def run_with_its_own_run(arguments: list[str]) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """Start nattlab with an empty /run that nobody else sees; yield it and a descriptor of that directory."""
+    script = 'mount -t tmpfs tmpfs /run && rm -rf /run/* && echo ready && exec "$@" >/dev/null 2>&1'
+    nattlab = [sys.executable, "-c", "import sys; from lab.cli import main; sys.exit(main())", *arguments]
+    run = subprocess.Popen(
+        ["unshare", "--mount", "sh", "-c", script, "sh", *nattlab],
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        text=True,
     )
-    assert holder.stdout is not None
-    assert holder.stdout.readline() == "ready\n"
-    yield holder
-    holder.communicate("")
+    assert run.stdout is not None
+    assert run.stdout.readline() == "ready\n"
+    directory = os.open(f"/proc/{run.pid}/root/run", os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        yield run, directory
+    finally:
+        run.kill()
+        run.communicate()
+        os.close(directory)
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_sigkill_at_any_moment_leaves_nothing(
-    tmp_path: Path, own_run: subprocess.Popen[str], seed: int
-) -> None:
+def test_sigkill_at_any_moment_leaves_nothing(tmp_path: Path, seed: int) -> None:
     arguments = ["run", "ENC-01", "KA-10", "FLT-05", "-n", "2", "--reports", str(tmp_path)]
-    inside = ["nsenter", f"--mount=/proc/{own_run.pid}/ns/mnt", f"--wd={ROOT}"]
-    run = subprocess.Popen(
-        [*inside, sys.executable, "-c", "import sys; from lab.cli import main; sys.exit(main())", *arguments],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        stdin=subprocess.DEVNULL,
-    )
+    with run_with_its_own_run(arguments) as (run, directory):
+        kill_at_a_random_moment(run, directory, random.Random(seed))
+
+
+def kill_at_a_random_moment(run: subprocess.Popen[str], directory: int, dice: random.Random) -> None:
     try:
         # The moment is drawn, not awaited: any is as good as another once the lab has begun to build.
         wait_until(lambda: namespaces_held(processes_of(run.pid)), "the first namespace of the run", 30)
-        moment = time.monotonic() + random.Random(seed).uniform(0, 2.5)
+        moment = time.monotonic() + dice.uniform(0, 2.5)
         known: dict[int, str] = {}
         held: set[str] = set()
         while time.monotonic() < moment and run.poll() is None:
@@ -117,4 +124,4 @@ def test_sigkill_at_any_moment_leaves_nothing(
     wait_until(
         lambda: not held & namespaces_held(everything()), f"{len(held)} namespaces to vanish", deadline=15
     )
-    assert os.listdir(f"/proc/{own_run.pid}/root/run") == []
+    assert os.listdir(directory) == []
