@@ -131,6 +131,10 @@ class SecurityAssociation:
     outer: OuterHeader = DEFAULT_OUTER
     tfc: int = 0
     """Inner packets shorter than this are padded to it (RFC 4303 section 2.7)."""
+    fragment: int = 65535
+    """Inner packets longer than this are to be fragmented first (SADB_X_EXT_NAT_T_FRAG); kept, not acted on."""
+    reqid: int = 0
+    """Binds the SA to policies that ask for it (sadb_x_sa2_reqid); 0 is unbound."""
     selectors: tuple[Selector, ...] = ()
     """What an inbound SA may carry; empty for anything."""
     state: State = State.MATURE

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -87,12 +88,19 @@ class Selector:
         return Selector(self.destination, self.source, self.protocol, self.dport, self.sport)
 
 
+_NOWHERE = Network(b"", 0)
+NOTHING = Selector(_NOWHERE, _NOWHERE)
+"""Selects no packet."""
+
+
 @dataclass(slots=True, eq=False)
 class Policy:
-    """Outbound: packets of `selector` go through `sa`; None means the SA is gone."""
+    """Outbound: packets of `selector` go through `sa`; None means there is none, or none any more."""
 
     selector: Selector
     sa: SecurityAssociation | None
+    blocks: bool = False
+    """Whether packets are to be discarded, whatever SAs there are."""
 
 
 class Spd:
@@ -100,11 +108,12 @@ class Spd:
 
     def __init__(self) -> None:
         self._policies: list[Policy] = []
+        self._arranged: list[Policy] = []
         self._cache: dict[bytes, Policy | None] = {}
         self._cacheable = True
 
     def __iter__(self) -> Iterator[Policy]:
-        return iter(self._policies)
+        return itertools.chain(self._policies, self._arranged)
 
     def add(self, policy: Policy) -> None:
         """Append a policy."""
@@ -116,15 +125,20 @@ class Spd:
         self._policies.remove(policy)
         self._changed()
 
+    def arrange(self, policies: list[Policy]) -> None:
+        """Replace what was arranged before, all at once; policies that were added stay, and go first."""
+        self._arranged = policies
+        self._changed()
+
     def detach(self, sa: SecurityAssociation) -> None:
         """Leave the policies of a deleted SA without one."""
-        for policy in self._policies:
+        for policy in self:
             if policy.sa is sa:
                 policy.sa = None
 
     def _changed(self) -> None:
         self._cache.clear()
-        self._cacheable = all(policy.selector.by_address for policy in self._policies)
+        self._cacheable = all(policy.selector.by_address for policy in self)
 
     def lookup(self, header: IpHeader, packet: bytes) -> Policy | None:
         """The policy of an outbound packet."""
@@ -140,7 +154,7 @@ class Spd:
             return policy
 
     def _search(self, header: IpHeader, packet: bytes) -> Policy | None:
-        for policy in self._policies:
+        for policy in self:
             if policy.selector.matches(header, packet):
                 return policy
         return None
