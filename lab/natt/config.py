@@ -20,6 +20,7 @@ from .association import (
 from .checksum import NatOaPolicy
 from .errors import FieldError
 from .esp import largest_inner
+from .sockets import UdpChecksum
 from .spd import Network, Selector
 from .tables import ConfigError, Table
 from .transforms import NO_INTEGRITY
@@ -36,7 +37,7 @@ class SocketConfig:
     port: int
     encap: Encap
     profile: Profile
-    zero_checksum: bool
+    checksum: UdpChecksum
 
 
 @dataclass(slots=True)
@@ -54,6 +55,8 @@ class TunnelConfig:
     device: str
     addresses: list[tuple[bytes, int]]
     mtu: int
+    batching: bool
+    """Let the kernel hand over and take whole runs of packets, inside and outside, where it can."""
 
 
 @dataclass(slots=True)
@@ -137,7 +140,7 @@ def _socket(table: Table, others: list[SocketConfig]) -> SocketConfig:
         table.number("port", 1, 65535),
         table.choice("encap", Encap, Encap.NONE),
         table.choice("profile", Profile, Profile.RFC3948),
-        table.word("udp-checksum", ("zero", "computed"), "zero") == "zero",
+        table.choice("udp-checksum", UdpChecksum, UdpChecksum.AUTO),
     )
     if sock.encap not in sock.profile.encaps:
         raise table.error("encap", f"profile {sock.profile.value} has no {sock.encap.word}")
@@ -273,10 +276,11 @@ def _tunnel(table: Table, config: Config) -> TunnelConfig:
         addresses.append((address, length))
     path_mtu = table.number("path-mtu", _SMALLEST_MTU, 65535, 1500)
     mtu = table.number("mtu", _SMALLEST_MTU, 65535, default_mtu(config.associations, path_mtu))
+    batching = table.get("batching", bool, True)
     if not 0 < len(device.encode()) < 16:
         raise table.error("device", f"{device!r} is not 1 to 15 octets")
     table.finish()
-    return TunnelConfig(device, addresses, mtu)
+    return TunnelConfig(device, addresses, mtu, batching)
 
 
 def default_mtu(associations: list[SecurityAssociation], path_mtu: int) -> int:

@@ -87,7 +87,8 @@ class Daemon:
                 sock.port,
                 sock.encap,
                 sock.profile,
-                zero_checksum=sock.zero_checksum,
+                checksum=sock.checksum,
+                batching=self._config.tunnel is not None and self._config.tunnel.batching,
                 mark=self._encapsulator.mark,
             )
         except OSError as error:
@@ -119,7 +120,7 @@ class Daemon:
         if config is None:
             return
         try:
-            tun = self._encapsulator.tun = TunDevice(config.device)
+            tun = self._encapsulator.tun = TunDevice(config.device, batching=config.batching)
             tun.configure(config.mtu, config.addresses)
             table = _FIRST_TABLE + tun.index if self._marked else MAIN_TABLE
             for network in dict.fromkeys(policy.selector.destination for policy in self._config.policies):

@@ -98,45 +98,57 @@ class Encapsulator:
     def tun_ready(self, now: float) -> None:
         """Encapsulate what waits at the TUN device."""
         assert self.tun is not None
-        batch = []
-        for packet in self.tun.read():
-            try:
-                batch.append(self._output.process(packet, now))
-            except OutputError as error:
-                if self.events.watchers:
-                    self.events.emit("dropped", counter=error.counter, spi=error.spi)
+        batch: list[Outgoing] = []
+        for packets in self.tun.read():
+            self._encapsulate(packets, batch, now)
         for outgoing in batch:
             self.transmit(outgoing, now)
 
+    def _encapsulate(self, packets: list[bytes], batch: list[Outgoing], now: float) -> None:
+        """Append the outer packets of inner ones with one header to `batch`, to its last run if they fit."""
+        while packets:
+            try:
+                outgoing = self._output.run(packets, now)
+            except OutputError as error:
+                if self.events.watchers:
+                    for _ in packets:
+                        self.events.emit("dropped", counter=error.counter, spi=error.spi)
+                return
+            packets = packets[len(outgoing.payloads) :]
+            if batch and batch[-1].joins(outgoing):
+                batch[-1].payloads.extend(outgoing.payloads)
+            else:
+                batch.append(outgoing)
+
     def transmit(self, outgoing: Outgoing, now: float) -> None:
-        """Send one outer packet; a refusal is counted."""
-        try:
-            self._transmit(outgoing)
-        except OSError as error:
+        """Send outer packets; refusals are counted."""
+        refused = self._transmit(outgoing)
+        for error in refused:
             counter = "NattOutTooBig" if error.errno == errno.EMSGSIZE else "NattOutSocketError"
             self.counters.add(counter)
             if self.events.watchers:
                 self.events.emit("dropped", counter=counter, spi=outgoing.sa.spi, reason=str(error))
-            return
-        self._active(outgoing.source, outgoing.destination, now)
+        if len(refused) < len(outgoing.payloads):
+            self._active(outgoing.source, outgoing.destination, now)
 
-    def _transmit(self, outgoing: Outgoing) -> None:
-        payload, source, destination, encap, tos, dont_fragment, ttl, _ = outgoing
-        if encap is Encap.NONE:
-            self.open_raw(source[0]).send(payload, destination, tos=tos, dont_fragment=dont_fragment, ttl=ttl)
-            return
-        sock = self.udp_socket(source)
-        if sock is None:
-            raise OSError(errno.EADDRNOTAVAIL, f"no socket {endpoint_text(source)}")
-        sock.send(
-            payload,
-            destination,
-            source=source[0],
-            tos=tos,
-            dont_fragment=dont_fragment,
-            ttl=ttl,
-            esp=True,
-        )
+    def _transmit(self, outgoing: Outgoing) -> list[OSError]:
+        payloads, source, destination, encap, tos, dont_fragment, ttl, _ = outgoing
+        if encap is not Encap.NONE:
+            sock = self.udp_socket(source)
+            if sock is None:
+                return [OSError(errno.EADDRNOTAVAIL, f"no socket {endpoint_text(source)}")] * len(payloads)
+            return sock.send_run(
+                payloads, destination, source=source[0], tos=tos, dont_fragment=dont_fragment, ttl=ttl
+            )
+        refused = []
+        for payload in payloads:
+            try:
+                self.open_raw(source[0]).send(
+                    payload, destination, tos=tos, dont_fragment=dont_fragment, ttl=ttl
+                )
+            except OSError as error:
+                refused.append(error)
+        return refused
 
     def send_user(self, local: Endpoint, destination: Endpoint, payload: bytes, now: float) -> None:
         """Send for the user of a socket (IKE); OSError when there is no such socket or it refuses."""
@@ -155,16 +167,18 @@ class Encapsulator:
         """Take what waits at a UDP socket."""
         inner: list[bytes] = []
         for received in sock.receive():
-            payload, source, destination, tos = received
-            result = self._input.datagram(payload, source, destination, sock.encap, sock.profile, now, tos)
-            self._deliver(result, received, sock, inner)
+            _, source, destination, tos, _ = received
+            payloads = received.datagrams()
+            results = self._input.run(payloads, source, destination, sock.encap, sock.profile, now, tos)
+            for result in results:
+                self._deliver(result, received, sock, inner)
         self._write(inner)
 
     def raw_ready(self, sock: RawEspSocket, now: float) -> None:
         """Take what waits at a raw socket."""
         inner: list[bytes] = []
         for received in sock.receive():
-            payload, source, destination, tos = received
+            payload, source, destination, tos, _ = received
             profile = self._profile(destination[0])
             result = self._input.esp(payload, source, destination, Encap.NONE, profile, now, tos)
             self._deliver(result, received, None, inner)
@@ -187,16 +201,13 @@ class Encapsulator:
         self, result: Result, received: Received, sock: UdpEncapSocket | None, inner: list[bytes]
     ) -> None:
         if isinstance(result, Decapsulated):
-            inner.append(result.packet)
+            inner += result.packets
             if result.mapping:
                 self._mapped(result.mapping)
             if self.events.watchers:
-                self.events.emit(
-                    "decapsulated",
-                    spi=result.sa.spi,
-                    seq=result.sequence,
-                    source=endpoint_text(received.source),
-                )
+                source = endpoint_text(received.source)
+                for sequence in result.sequences:
+                    self.events.emit("decapsulated", spi=result.sa.spi, seq=sequence, source=source)
             return
         if isinstance(result, Dropped) and result.mapping:
             self._mapped(result.mapping)

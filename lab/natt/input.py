@@ -5,6 +5,7 @@ The order of checks, and so which counter a bad packet moves, is that of Linux's
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from .association import Endpoint, Mode, SecurityAssociation, State, packed
@@ -41,12 +42,20 @@ class ToSocket(NamedTuple):
 
 
 class Decapsulated(NamedTuple):
-    """An inner IP packet for the stack; `sequence` is the whole number."""
+    """Inner IP packets for the stack, from one SA and in order; `sequences` are their whole numbers.
 
-    packet: bytes
+    A mapping comes from the first of them.
+    """
+
+    packets: list[bytes]
     sa: SecurityAssociation
-    sequence: int
+    sequences: list[int]
     mapping: Mapping | None
+
+    @property
+    def packet(self) -> bytes:
+        """The first packet, often the only one."""
+        return self.packets[0]
 
 
 class Dropped(NamedTuple):
@@ -82,17 +91,49 @@ class InputPath:
 
         `tos` is the outer TOS octet or traffic class, for congestion marks.
         """
-        kind, offset = classify(payload, encap, profile)
-        if kind is Kind.ESP:
-            packet = payload[offset:] if offset else payload
-            return self.esp(packet, source, destination, encap, profile, now, tos)
-        if kind is Kind.USER:
-            self._counters.add("NattInToSocket")
-            return ToSocket(payload, source)
-        if kind is Kind.KEEPALIVE:
-            self._counters.add("NattInKeepalives")
-            return Keepalive(source)
-        return self._drop("NattInGarbage")
+        return self.run((payload,), source, destination, encap, profile, now, tos)[0]
+
+    def run(
+        self,
+        payloads: Sequence[bytes],
+        source: Endpoint,
+        destination: Endpoint,
+        encap: Encap,
+        profile: Profile,
+        now: float,
+        tos: int = 0,
+    ) -> list[Result]:
+        """Take UDP payloads of one flow, one behind the other; results are in their order.
+
+        Arguments are those of `datagram`. Packets accepted on end share a result.
+        """
+        results: list[Result] = []
+        packets: list[bytes] = []
+        known = b""
+        for payload in payloads:
+            # `classify` looks no further than the length, up to 16, and the SPI.
+            if payload[:4] == known and len(payload) > 16:
+                packets.append(payload)
+                continue
+            kind, offset = classify(payload, encap, profile)
+            if kind is Kind.ESP:
+                packets.append(payload[offset:] if offset else payload)
+                known = b"" if offset else payload[:4]
+                continue
+            if packets:
+                results += self.esp_run(packets, source, destination, encap, profile, now, tos)
+                packets = []
+            if kind is Kind.USER:
+                self._counters.add("NattInToSocket")
+                results.append(ToSocket(payload, source))
+            elif kind is Kind.KEEPALIVE:
+                self._counters.add("NattInKeepalives")
+                results.append(Keepalive(source))
+            else:
+                results.append(self._drop("NattInGarbage"))
+        if packets:
+            results += self.esp_run(packets, source, destination, encap, profile, now, tos)
+        return results
 
     def esp(
         self,
@@ -105,40 +146,101 @@ class InputPath:
         tos: int = 0,
     ) -> Decapsulated | Dropped:
         """Take one ESP packet, beginning with its SPI; `encap` is how it came (ports 0 when bare)."""
+        return self.esp_run((packet,), source, destination, encap, profile, now, tos)[0]
+
+    def esp_run(
+        self,
+        packets: Sequence[bytes],
+        source: Endpoint,
+        destination: Endpoint,
+        encap: Encap,
+        profile: Profile,
+        now: float,
+        tos: int = 0,
+    ) -> list[Decapsulated | Dropped]:
+        """Take ESP packets of one flow, one behind the other, as `esp` takes one."""
+        results: list[Decapsulated | Dropped] = []
+        start, count = 0, len(packets)
+        while start < count:
+            packet = packets[start]
+            spi_octets, end = packet[:4], start + 1
+            while end < count and packets[end][:4] == spi_octets:
+                end += 1
+            same = packets if end - start == count else packets[start:end]
+            start = end
+            spi = int.from_bytes(spi_octets, "big")
+            sa = self._sadb.lookup_in(
+                destination[0], spi, source, destination[1], match_ports=profile.matches_ports
+            )
+            counter = ""
+            if sa is None:
+                counter = "XfrmInNoStates"
+            elif sa.state is not State.MATURE and sa.state is not State.DYING:
+                counter = "XfrmInStateInvalid"
+            elif sa.encap is not encap and profile.strict_encap:
+                counter = "XfrmInStateMismatch"
+            if sa is None or counter:
+                results += [self._refuse(counter, spi, packet) for packet in same]
+            else:
+                results += self._open(sa, same, source, encap, now, tos)
+        return results
+
+    def _refuse(self, counter: str, spi: int, packet: bytes) -> Dropped:
         if len(packet) < ESP_HEADER_LENGTH:
             return self._drop("XfrmInHdrError")
-        spi = int.from_bytes(packet[:4], "big")
-        low = int.from_bytes(packet[4:8], "big")
-        sa = self._sadb.lookup_in(
-            destination[0], spi, source, destination[1], match_ports=profile.matches_ports
-        )
-        if sa is None:
-            return self._drop("XfrmInNoStates", spi, low)
-        if sa.state is not State.MATURE and sa.state is not State.DYING:
-            return self._drop("XfrmInStateInvalid", spi, low)
-        if sa.encap is not encap and profile.strict_encap:
-            return self._drop("XfrmInStateMismatch", spi, low)
-        sequence = sa.window.check(low)
-        if sequence < 0:
-            return self._drop("XfrmInStateSeqError", spi, low)
-        if sa.limited and sa.reached(sa.hard, now):
-            return self._drop("XfrmInStateExpired", spi, sequence)
-        try:
-            payload, next_header = sa.esp.open(packet, sequence)
-        except (EspError, IntegrityError):
-            return self._drop("XfrmInStateProtoError", spi, sequence)
-        newest = sa.window.commit(sequence)
-        sa.count(len(payload), now)
-        mapping = self._mapping(sa, source, encap, newest)
-        if next_header == DUMMY:
-            return self._drop("NattInDummy", spi, sequence, mapping)
-        counter, inner = (_tunnel if sa.mode is Mode.TUNNEL else _transport)(
-            sa, payload, next_header, source[0], tos
-        )
-        if counter:
-            return self._drop(counter, spi, sequence, mapping)
-        self._counters.add("NattInDecapsulated")
-        return Decapsulated(inner, sa, sequence, mapping)
+        return self._drop(counter, spi, int.from_bytes(packet[4:8], "big"))
+
+    def _open(
+        self,
+        sa: SecurityAssociation,
+        packets: Sequence[bytes],
+        source: Endpoint,
+        encap: Encap,
+        now: float,
+        tos: int,
+    ) -> list[Decapsulated | Dropped]:
+        """Authenticate and unwrap packets of one usable SA."""
+        results: list[Decapsulated | Dropped] = []
+        accepted: Decapsulated | None = None
+        check, commit, open_ = sa.window.check, sa.window.commit, sa.esp.open
+        limited, spi = sa.limited, sa.spi
+        unwrap = _Tunnel(sa, tos).unwrap if sa.mode is Mode.TUNNEL else _Transport(sa, source[0], tos).unwrap
+        count = 0
+        for packet in packets:
+            counter, mapping, low = "", None, int.from_bytes(packet[4:8], "big")
+            if len(packet) < ESP_HEADER_LENGTH:
+                results.append(self._drop("XfrmInHdrError"))
+                accepted = None
+                continue
+            sequence = check(low)
+            if sequence < 0:
+                counter, sequence = "XfrmInStateSeqError", low
+            elif limited and sa.reached(sa.hard, now):
+                counter = "XfrmInStateExpired"
+            else:
+                try:
+                    payload, next_header = open_(packet, sequence)
+                except (EspError, IntegrityError):
+                    counter = "XfrmInStateProtoError"
+                else:
+                    newest = commit(sequence)
+                    sa.count(len(payload), now)
+                    if sa.heard != source:
+                        mapping = self._mapping(sa, source, encap, newest)
+                    counter, inner = unwrap(payload, next_header)
+            if counter:
+                results.append(self._drop(counter, spi, sequence, mapping))
+                accepted = None
+                continue
+            if accepted is None or mapping:
+                accepted = Decapsulated([], sa, [], mapping)
+                results.append(accepted)
+            accepted.packets.append(inner)
+            accepted.sequences.append(sequence)
+            count += 1
+        if count:
+            self._counters.add("NattInDecapsulated", count)
+        return results
 
     def _drop(
         self,
@@ -154,7 +256,7 @@ class InputPath:
         self, sa: SecurityAssociation, source: Endpoint, encap: Encap, newest: bool
     ) -> Mapping | None:
         # A late packet from before a rebinding must not point back to the old mapping (Linux does not look).
-        if sa.heard == source or encap is Encap.NONE or sa.encap is Encap.NONE or not newest:
+        if encap is Encap.NONE or sa.encap is Encap.NONE or not newest:
             return None
         mapping = Mapping(sa, sa.heard, source)
         sa.heard = source
@@ -162,26 +264,45 @@ class InputPath:
         return mapping
 
 
-def _tunnel(
-    sa: SecurityAssociation, payload: bytes, next_header: int, source: str, tos: int
-) -> tuple[str, bytes]:
-    """The inner packet of tunnel mode without its TFC padding, or the counter of its fault."""
-    if next_header not in (IPIP, IPV6):
-        return "XfrmInStateModeError", b""
-    try:
-        header = parse_ip(payload)
-    except IpError:
-        return "XfrmInStateModeError", b""
-    if header.version != (4 if next_header == IPIP else 6):
-        return "XfrmInStateModeError", b""
-    if sa.selectors and not any(selector.matches(header, payload) for selector in sa.selectors):
-        return "XfrmInNoPols", b""
-    packet = payload if len(payload) == header.total_length else payload[: header.total_length]
-    if tos & 3 == _CE and sa.outer.ecn and header.tos & 3 != _CE:
-        if header.tos & 3 == 0:
-            return "NattInEcnDropped", b""
-        packet = _mark_congestion(packet)
-    return "", packet
+class _Tunnel:
+    """Unwraps the payloads of a tunnel-mode SA that came under one outer header."""
+
+    def __init__(self, sa: SecurityAssociation, tos: int) -> None:
+        self._selectors = sa.selectors
+        self._congested = tos & 3 == _CE and sa.outer.ecn
+        # Where only addresses are asked for, those of a packet that passed answer for the next.
+        self._reusable = not self._congested and all(selector.by_address for selector in sa.selectors)
+        self._passed = b"-"
+
+    def unwrap(self, payload: bytes, next_header: int) -> tuple[str, bytes]:
+        """The inner packet without its TFC padding, or the counter of its fault."""
+        if (
+            next_header == IPIP
+            and payload[12:20] == self._passed
+            and payload[0] == 0x45
+            and int.from_bytes(payload[2:4], "big") == len(payload)
+        ):
+            return "", payload
+        if next_header == DUMMY:
+            return "NattInDummy", b""
+        if next_header not in (IPIP, IPV6):
+            return "XfrmInStateModeError", b""
+        try:
+            header = parse_ip(payload)
+        except IpError:
+            return "XfrmInStateModeError", b""
+        if header.version != (4 if next_header == IPIP else 6):
+            return "XfrmInStateModeError", b""
+        if self._selectors and not any(selector.matches(header, payload) for selector in self._selectors):
+            return "XfrmInNoPols", b""
+        packet = payload if len(payload) == header.total_length else payload[: header.total_length]
+        if self._congested and header.tos & 3 != _CE:
+            if header.tos & 3 == 0:
+                return "NattInEcnDropped", b""
+            packet = _mark_congestion(packet)
+        if self._reusable and header.version == 4:
+            self._passed = header.source + header.destination
+        return "", packet
 
 
 def _mark_congestion(packet: bytes) -> bytes:
@@ -192,21 +313,29 @@ def _mark_congestion(packet: bytes) -> bytes:
     return word + packet[2:10] + checksum.to_bytes(2, "big") + packet[12:]
 
 
-def _transport(
-    sa: SecurityAssociation, payload: bytes, next_header: int, source: str, tos: int
-) -> tuple[str, bytes]:
-    """An IP packet around the upper layer of transport mode, as the stack must see it after the NAT."""
-    current = packed(source), sa.destination_packed
-    original = (
-        packed(sa.oa_source) if sa.oa_source else current[0],
-        packed(sa.oa_destination) if sa.oa_destination else current[1],
-    )
-    segment = fix_transport_checksum(next_header, payload, original, current, sa.nat_oa_policy)
-    try:
-        packet = build_ip(*current, next_header, segment, tos=tos)
-        header = parse_ip(packet)
-    except IpError:
-        return "XfrmInStateModeError", b""
-    if sa.selectors and not any(selector.matches(header, packet) for selector in sa.selectors):
-        return "XfrmInNoPols", b""
-    return "", packet
+class _Transport:
+    """Puts the payloads of a transport-mode SA behind an IP header, as the stack must see it after a NAT."""
+
+    def __init__(self, sa: SecurityAssociation, source: str, tos: int) -> None:
+        self._sa = sa
+        self._tos = tos
+        self._current = packed(source), sa.destination_packed
+        self._original = (
+            packed(sa.oa_source) if sa.oa_source else self._current[0],
+            packed(sa.oa_destination) if sa.oa_destination else self._current[1],
+        )
+
+    def unwrap(self, payload: bytes, next_header: int) -> tuple[str, bytes]:
+        """The packet, or the counter of its fault."""
+        sa, current = self._sa, self._current
+        if next_header == DUMMY:
+            return "NattInDummy", b""
+        segment = fix_transport_checksum(next_header, payload, self._original, current, sa.nat_oa_policy)
+        try:
+            packet = build_ip(*current, next_header, segment, tos=self._tos)
+            header = parse_ip(packet)
+        except IpError:
+            return "XfrmInStateModeError", b""
+        if sa.selectors and not any(selector.matches(header, packet) for selector in sa.selectors):
+            return "XfrmInNoPols", b""
+        return "", packet

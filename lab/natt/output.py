@@ -1,8 +1,9 @@
-"""ESP output: an inner packet and its SA make the payload of one outer packet (RFC 4303, RFC 3948)."""
+"""ESP output: inner packets and their SA make the payloads of outer packets (RFC 4303, RFC 3948)."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from .association import DontFragment, Endpoint, Mode, SecurityAssociation, State
@@ -16,9 +17,9 @@ _LAST_SEQUENCE = {False: 0xFFFFFFFF, True: 0xFFFFFFFFFFFFFFFF}
 
 
 class Outgoing(NamedTuple):
-    """What one outer packet carries: a UDP payload, or without encapsulation that of IP protocol 50."""
+    """What outer packets of one header carry: UDP payloads, or without encapsulation those of protocol 50."""
 
-    payload: bytes
+    payloads: list[bytes]
     source: Endpoint
     destination: Endpoint
     encap: Encap
@@ -27,8 +28,17 @@ class Outgoing(NamedTuple):
     ttl: int
     sa: SecurityAssociation
 
+    @property
+    def payload(self) -> bytes:
+        """The first payload, usually the only one."""
+        return self.payloads[0]
+
+    def joins(self, other: Outgoing) -> bool:
+        """Whether the outer packets of `other` could follow in the same run."""
+        return self[1:] == other[1:]
+
     def packet(self, *, identification: int = 0, zero_checksum: bool = True) -> bytes:
-        """The whole outer IP packet. A zero UDP checksum is IPv4's only (RFC 3948 section 2.1)."""
+        """The whole first outer IP packet. A zero UDP checksum is IPv4's only (RFC 3948 section 2.1)."""
         source, destination = self.sa.source_packed, self.sa.destination_packed
         protocol, payload = ESP, self.payload
         if self.encap is not Encap.NONE:
@@ -67,55 +77,75 @@ def encapsulate(sa: SecurityAssociation, packet: bytes, header: IpHeader, now: f
 
     Advances the sequence number and the use counts of `sa`. OutputError when the SA cannot be used.
     """
+    return encapsulate_run(sa, (packet,), header, now)
+
+
+def encapsulate_run(
+    sa: SecurityAssociation, packets: Sequence[bytes], header: IpHeader, now: float
+) -> Outgoing:
+    """Send inner packets that have the IP header `header` but for length, identification and checksum.
+
+    The SA may be used up before the last of them: what comes back carries as many as it took, at least one.
+    OutputError if it takes none.
+    """
     if sa.mode is Mode.TUNNEL:
         next_header = IPIP if header.version == 4 else IPV6
-        payload = packet
-        tfc = max(0, sa.tfc - len(packet))
         outer = sa.outer
         dscp = header.tos >> 2 if outer.dscp is None else outer.dscp
         tos = dscp << 2 | (header.tos & 3 if outer.ecn else 0)
         dont_fragment = (
             header.dont_fragment if outer.df is DontFragment.COPY else outer.df is DontFragment.SET
         )
-        ttl = outer.ttl
-    else:
-        if header.fragment or header.destination != sa.destination_packed:
-            raise OutputError("XfrmOutBundleCheckError", sa.spi)
-        next_header = header.protocol
-        payload = packet[header.header_length : header.total_length]
-        tfc, tos, ttl, dont_fragment = 0, header.tos, header.ttl, header.dont_fragment
-    return _seal(sa, payload, next_header, tfc, tos, dont_fragment, ttl, now)
+        return _seal(sa, packets, next_header, sa.tfc, tos, dont_fragment, outer.ttl, now)
+    if header.fragment or header.destination != sa.destination_packed:
+        raise OutputError("XfrmOutBundleCheckError", sa.spi)
+    start = header.header_length
+    segments = [packets[0][start : header.total_length], *(packet[start:] for packet in packets[1:])]
+    return _seal(sa, segments, header.protocol, 0, header.tos, header.dont_fragment, header.ttl, now)
 
 
 def make_dummy(sa: SecurityAssociation, length: int, now: float) -> Outgoing:
     """A dummy packet of `length` random octets (RFC 4303 section 2.6)."""
-    return _seal(sa, os.urandom(length), DUMMY, 0, 0, False, sa.outer.ttl, now)
+    return _seal(sa, (os.urandom(length),), DUMMY, 0, 0, False, sa.outer.ttl, now)
+
+
+def _refusal(sa: SecurityAssociation, now: float) -> str:
+    """Why the SA takes no packet now; empty if it does."""
+    if sa.state is not State.MATURE and sa.state is not State.DYING:
+        return "XfrmOutStateExpired" if sa.state is State.DEAD else "XfrmOutStateInvalid"
+    if sa.limited and sa.reached(sa.hard, now):
+        return "XfrmOutStateExpired"
+    return "XfrmOutStateSeqError" if sa.sequence >= _LAST_SEQUENCE[sa.esn] else ""
 
 
 def _seal(
     sa: SecurityAssociation,
-    payload: bytes,
+    payloads: Sequence[bytes],
     next_header: int,
-    tfc: int,
+    least: int,
     tos: int,
     dont_fragment: bool,
     ttl: int,
     now: float,
 ) -> Outgoing:
-    if sa.state is not State.MATURE and sa.state is not State.DYING:
-        raise OutputError("XfrmOutStateExpired" if sa.state is State.DEAD else "XfrmOutStateInvalid", sa.spi)
-    if sa.limited and sa.reached(sa.hard, now):
-        raise OutputError("XfrmOutStateExpired", sa.spi)
-    if sa.sequence >= _LAST_SEQUENCE[sa.esn]:
-        raise OutputError("XfrmOutStateSeqError", sa.spi)
-    sa.sequence += 1
-    sealed = sa.esp.seal(sa.sequence, payload, next_header, tfc=tfc)
-    sa.count(len(payload), now)
-    if sa.encap is Encap.ESPINUDP_NON_IKE:
-        sealed = NON_IKE_MARKER + sealed
-    return Outgoing(
-        sealed, (sa.source, sa.sport), (sa.destination, sa.dport), sa.encap, tos, dont_fragment, ttl, sa
-    )
+    """Seal payloads, each padded to `least` octets, until the SA takes no more."""
+    refusal = _refusal(sa, now)
+    if refusal:
+        raise OutputError(refusal, sa.spi)
+    marker = NON_IKE_MARKER if sa.encap is Encap.ESPINUDP_NON_IKE else b""
+    last = _LAST_SEQUENCE[sa.esn]
+    seal, limited = sa.esp.seal, sa.limited
+    sealed: list[bytes] = []
+    for payload in payloads:
+        if sa.sequence >= last or (limited and sealed and sa.reached(sa.hard, now)):
+            break
+        sa.sequence = sequence = sa.sequence + 1
+        length = len(payload)
+        packet = seal(sequence, payload, next_header, tfc=max(0, least - length))
+        sealed.append(marker + packet if marker else packet)
+        sa.count(length, now)
+    source, destination = (sa.source, sa.sport), (sa.destination, sa.dport)
+    return Outgoing(sealed, source, destination, sa.encap, tos, dont_fragment, ttl, sa)
 
 
 class OutputPath:
@@ -127,22 +157,30 @@ class OutputPath:
 
     def process(self, packet: bytes, now: float) -> Outgoing:
         """Find the policy of an inner packet and apply it; OutputError, already counted, for a drop."""
+        return self.run((packet,), now)
+
+    def run(self, packets: Sequence[bytes], now: float) -> Outgoing:
+        """Apply the policy of the first packet to all; their headers differ as the pieces of a TSO frame do.
+
+        What comes back may carry fewer, see `encapsulate_run`. OutputError when none went; all are counted.
+        """
         try:
-            outgoing = self._process(packet, now)
+            outgoing = self._run(packets, now)
         except OutputError as error:
-            self._counters.add(error.counter)
+            self._counters.add(error.counter, len(packets))
             raise
-        self._counters.add("NattOutEncapsulated")
+        self._counters.add("NattOutEncapsulated", len(outgoing.payloads))
         return outgoing
 
-    def _process(self, packet: bytes, now: float) -> Outgoing:
+    def _run(self, packets: Sequence[bytes], now: float) -> Outgoing:
+        first = packets[0]
         try:
-            header = parse_ip(packet)
+            header = parse_ip(first)
         except IpError:
             raise OutputError("XfrmOutError") from None
-        policy = self._spd.lookup(header, packet)
+        policy = self._spd.lookup(header, first)
         if policy is None:
             raise OutputError("XfrmOutPolBlock")
         if policy.sa is None:
             raise OutputError("XfrmOutNoStates")
-        return encapsulate(policy.sa, packet, header, now)
+        return encapsulate_run(policy.sa, packets, header, now)

@@ -10,33 +10,52 @@ import struct
 from collections.abc import Callable
 from typing import Protocol
 
+from .coalescing import frames_of
 from .rtnetlink import Rtnetlink
+from .segmentation import FrameError, packets_of
 from .spd import Network
 
 _TUNSETIFF = 0x400454CA
 _IFF_TUN = 0x0001
 _IFF_NO_PI = 0x1000
-_PACKET = 65535
+_IFF_VNET_HDR = 0x4000
+_TUNSETOFFLOAD = 0x400454D0
+_CSUM_TSO = 0x0F
+"""Checksums, TCP segmentation over IPv4 and IPv6, with ECN."""
+_USO = 0x60
+_LARGEST_FRAME = 10 + 65535
 
 
 class TunDevice:
     """A TUN device of the current network namespace; it goes away, with its addresses and routes, on close.
 
+    With `batching` the kernel leaves TCP segmentation and checksums to us and takes coalesced segments back.
     OSError when it cannot be made: EBUSY if the name is taken, ENOENT or EPERM where there is no TUN.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *, batching: bool = False) -> None:
         if not 0 < len(name.encode()) < 16:
             raise ValueError(f"{name!r} is no device name (1 to 15 octets)")
         self._descriptor = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
-            request = struct.pack("16sH22x", name.encode(), _IFF_TUN | _IFF_NO_PI)
+            flags = _IFF_TUN | _IFF_NO_PI | (_IFF_VNET_HDR if batching else 0)
+            request = struct.pack("16sH22x", name.encode(), flags)
             answer = fcntl.ioctl(self._descriptor, _TUNSETIFF, request)
+            self.batching = batching
+            if batching:
+                self._offload()
             self.name = answer[:16].rstrip(b"\0").decode()
             self.index = socket.if_nametoindex(self.name)
         except BaseException:
             os.close(self._descriptor)
             raise
+
+    def _offload(self) -> None:
+        try:
+            fcntl.ioctl(self._descriptor, _TUNSETOFFLOAD, _CSUM_TSO | _USO)
+        except OSError:
+            # Before Linux 6.2 there is no segmentation of UDP.
+            fcntl.ioctl(self._descriptor, _TUNSETOFFLOAD, _CSUM_TSO)
 
     def configure(self, mtu: int, addresses: list[tuple[bytes, int]]) -> None:
         """Bring the device up with its MTU and (packed address, prefix length) pairs."""
@@ -55,13 +74,18 @@ class TunDevice:
         """Descriptor to wait on."""
         return self._descriptor
 
-    def read(self, limit: int = 32) -> list[bytes]:
-        """Up to `limit` inner packets that are waiting; OSError naming the device when it is gone."""
-        batch: list[bytes] = []
+    def read(self, octets: int = 65536) -> list[list[bytes]]:
+        """What waits, until `octets` are reached: inner packets, together those the kernel gave as one.
+
+        OSError naming the device when it is gone.
+        """
+        batch: list[list[bytes]] = []
         descriptor = self._descriptor
         try:
-            while len(batch) < limit:
-                batch.append(os.read(descriptor, _PACKET))
+            while octets > 0:
+                frame = os.read(descriptor, _LARGEST_FRAME)
+                octets -= len(frame)
+                batch.append(_taken_apart(frame) if self.batching else [frame])
         except BlockingIOError:
             return batch
         except OSError as error:
@@ -71,9 +95,17 @@ class TunDevice:
     def write(self, packets: list[bytes]) -> int:
         """Hand inner packets to the stack; how many it did not take."""
         refused = 0
+        descriptor = self._descriptor
+        if self.batching:
+            for frame in frames_of(packets):
+                try:
+                    os.writev(descriptor, frame)
+                except OSError:
+                    refused += len(frame) - 2 or 1
+            return refused
         for packet in packets:
             try:
-                os.write(self._descriptor, packet)
+                os.write(descriptor, packet)
             except OSError:
                 refused += 1
         return refused
@@ -81,6 +113,14 @@ class TunDevice:
     def close(self) -> None:
         """Remove the device."""
         os.close(self._descriptor)
+
+
+def _taken_apart(frame: bytes) -> list[bytes]:
+    try:
+        return packets_of(frame)
+    except FrameError:
+        # Whoever parses it next counts it as the bad packet it is.
+        return [b""]
 
 
 class Waitable(Protocol):

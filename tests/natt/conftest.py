@@ -252,16 +252,29 @@ def lone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nattd]:
         where.close()
 
 
+@pytest.fixture(params=[True, False], ids=["batching", "one by one"])
+def batching(request: pytest.FixtureRequest) -> bool:
+    """Both ways for packets to cross the border to the kernel."""
+    return bool(request.param)
+
+
+def with_tunnel(write: Callable[..., str], batching: bool) -> Callable[..., str]:
+    def written(*ends: Any, tunnel: dict[str, Any] | None = None, **changes: Any) -> str:
+        return write(*ends, tunnel={"batching": batching} | (tunnel or {}), **changes)
+
+    return written
+
+
 @pytest.fixture
-def left_config() -> Callable[..., str]:
+def left_config(batching: bool) -> Callable[..., str]:
     """Writes the left end's configuration; see `manual_config`."""
-    return manual_config
+    return with_tunnel(manual_config, batching)
 
 
 @pytest.fixture
-def right_config() -> Callable[..., str]:
+def right_config(batching: bool) -> Callable[..., str]:
     """Writes the right end's configuration; see `mirrored_config`."""
-    return mirrored_config
+    return with_tunnel(mirrored_config, batching)
 
 
 @pytest.fixture

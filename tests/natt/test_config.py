@@ -10,6 +10,7 @@ import pytest
 from lab.natt import daemon
 from lab.natt.association import DontFragment, Lifetime, Mode
 from lab.natt.config import Config, load_config, parse_config, parse_endpoint
+from lab.natt.sockets import UdpChecksum
 from lab.natt.spd import Network, Selector
 from lab.natt.tables import ConfigError
 from lab.natt.wire import Encap, Profile
@@ -78,7 +79,7 @@ def test_a_whole_file() -> None:
         Encap.ESPINUDP,
         Profile.LINUX,
     )
-    assert sock.zero_checksum
+    assert sock.checksum is UdpChecksum.AUTO
     out, back = config.associations
     assert [sa.direction.value for sa in (out, back)] == ["out", "in"]
     assert (out.sport, out.dport, out.mode, out.replay_window) == (4500, 4500, Mode.TUNNEL, 64)

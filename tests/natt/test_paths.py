@@ -114,7 +114,7 @@ def test_layouts(encap: Encap) -> None:
         stripped = strip_udp(outgoing.packet(), encap.marker_length)
         assert stripped[20:] == outgoing.payload[encap.marker_length :]
         assert internet_checksum(stripped[:20]) == 0
-    assert result == Decapsulated(INNER, receiver, 1, None)
+    assert result == Decapsulated([INNER], receiver, [1], None)
 
 
 ALGORITHMS: list[dict[str, Any]] = [
@@ -182,7 +182,7 @@ def test_decapsulate_undoes_encapsulate(
     outgoing = encapsulate(sender, packet, parse_ip(packet), 0.0)
     assert parse_ip(outgoing.packet()).total_length == len(outgoing.packet())
     result = there.path.datagram(outgoing.payload, peer, here, encap, Profile.LINUX, 0.0)
-    assert result == Decapsulated(packet, receiver, 1, None)
+    assert result == Decapsulated([packet], receiver, [1], None)
 
 
 def test_ike_and_keepalives_pass_by() -> None:
@@ -240,7 +240,7 @@ def test_rfc_profile_takes_bare_and_encapsulated_esp() -> None:
     sender, receiver = pair()
     there = Receiver(receiver, profile=Profile.RFC3948)
     bare = there.path.esp(send(sender), (NAT[0], 0), (HERE[0], 0), Encap.NONE, Profile.RFC3948, 0.0)
-    assert bare == Decapsulated(INNER, receiver, 1, None)
+    assert bare == Decapsulated([INNER], receiver, [1], None)
     sender, receiver = pair(encap=Encap.NONE)
     there = Receiver(receiver, profile=Profile.RFC3948)
     assert isinstance(there.take(send(sender)), Decapsulated)

@@ -9,7 +9,7 @@ import struct
 
 import pytest
 
-from lab.natt.sockets import RawEspSocket, Received, UdpEncapSocket, notify
+from lab.natt.sockets import RawEspSocket, Received, UdpChecksum, UdpEncapSocket, notify
 from lab.natt.wire import Encap, Profile
 from lab.wait import wait_until
 
@@ -90,7 +90,10 @@ def udp_checksum_on_the_wire(port: int, sniffer: socket.socket) -> int:
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root for a raw socket")
 def test_only_esp_goes_without_a_checksum_and_only_if_wanted() -> None:
     sink = UdpEncapSocket("127.0.0.1", 0)
-    zero, computed = UdpEncapSocket("127.0.0.1", 0), UdpEncapSocket("127.0.0.1", 0, zero_checksum=False)
+    zero, computed = (
+        UdpEncapSocket("127.0.0.1", 0),
+        UdpEncapSocket("127.0.0.1", 0, checksum=UdpChecksum.COMPUTED),
+    )
     try:
         with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_UDP) as sniffer:
             seen = []
