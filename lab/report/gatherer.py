@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from lab.report import matrix
@@ -95,7 +96,7 @@ class Gatherer:
         if self._progress is None:
             self._console.print(f"[{len(self._told)}/{self._total}] {line}", markup=False)
             return
-        self._progress.update(self._task, advance=1, description=result.cell)
+        self._progress.update(self._task, advance=1, description=escape(result.cell))
         if result.verdict.is_bad:
             self._progress.console.print(line, markup=False)
 
@@ -125,8 +126,8 @@ class Gatherer:
         results = sorted(self._results.values(), key=lambda result: result.cell)
         if results:
             titles = {scenario: self._titles[scenario] for scenario in sorted(self._titles)}
-            width = None if self._console.is_terminal else 120
-            Console(highlight=False, width=width).print(matrix.table(results, titles))
+            width = self._console.width if self._console.is_terminal else 120
+            Console(highlight=False, width=width).print(matrix.table(results, titles, width))
             show(matrix.legend(), markup=False)
             for reason, count in matrix.reasons(results):
                 show(f"  {count} {reason}", markup=False)

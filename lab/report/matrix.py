@@ -45,21 +45,37 @@ def cell_text(results: Sequence[Result]) -> str:
     return " ".join(parts) or "·"
 
 
-def table(results: Sequence[Result], titles: dict[str, str]) -> Table:
-    """The matrix as a rich table. `titles` maps scenario ids to their titles, in the order of the rows."""
+def table(results: Sequence[Result], titles: dict[str, str], width: int = 120) -> Table:
+    """The matrix as a rich table of at most `width` columns of text, as far as the verdicts leave room.
+
+    `titles` maps scenario ids to their titles, in the order of the rows; they are cut to what is left.
+    """
     across = columns(results)
+    rows = {
+        scenario: [
+            [r for r in results if r.scenario == scenario and (r.left, r.right, r.version) == column]
+            for column in across
+        ]
+        for scenario in titles
+        if any(result.scenario == scenario for result in results)
+    }
     drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-    drawn.add_column("scenario", no_wrap=True)
-    for left, right, version in across:
-        drawn.add_column(f"{left}\n{right}\n{_SHORT.get(version, version)}", justify="center", no_wrap=True)
-    drawn.add_column("what must hold", no_wrap=True, overflow="ellipsis")
-    for scenario in (known for known in titles if any(result.scenario == known for result in results)):
-        row = []
-        for column in across:
-            here = [r for r in results if r.scenario == scenario and (r.left, r.right, r.version) == column]
+    drawn.add_column("scenario", no_wrap=True, min_width=8)
+    used = 12
+    for number, (left, right, version) in enumerate(across):
+        heading = (left, right, _SHORT.get(version, version))
+        texts = [*heading, *(cell_text(row[number]) for row in rows.values())]
+        widest = max(len(text) for text in texts)
+        used += widest + 2
+        drawn.add_column("\n".join(heading), justify="center", no_wrap=True, min_width=widest)
+    room = max(12, width - used)
+    drawn.add_column("what must hold", no_wrap=True, overflow="ellipsis", max_width=room)
+    for scenario, row in rows.items():
+        squares = []
+        for here in row:
             gravest = next((v for v in _GRAVITY if any(r.verdict is v for r in here)), None)
-            row.append(Text(cell_text(here), style=_STYLES[gravest] if gravest else "dim"))
-        drawn.add_row(scenario, *row, Text(titles[scenario], style="dim"))
+            squares.append(Text(cell_text(here), style=_STYLES[gravest] if gravest else "dim"))
+        drawn.add_row(scenario, *squares, Text(titles[scenario], style="dim"))
     return drawn
 
 
