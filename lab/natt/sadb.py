@@ -65,6 +65,10 @@ class Sadb:
         same = self._index[direction].get((destination, spi))
         return same[0] if same else None
 
+    def named(self, destination: str, spi: int) -> list[SecurityAssociation]:
+        """Every SA of a destination and SPI, of both directions."""
+        return [sa for index in self._index.values() for sa in index.get((destination, spi), ())]
+
     def lookup_in(
         self, destination: str, spi: int, source: Endpoint, dport: int, *, match_ports: bool = False
     ) -> SecurityAssociation | None:
