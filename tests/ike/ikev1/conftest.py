@@ -147,5 +147,5 @@ class Play:
 
 @pytest.fixture
 def play():
-    """``play(left={...}, right={...}, both={...}, nat=True)`` → Network; the dicts change the configurations."""
+    """``play(left={...}, right={...}, both={...}, nat=True)`` → Network; the dicts change the Configs."""
     return Play()
