@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from .association import ChildSa
 from .transport import Datagram
@@ -53,8 +54,27 @@ class Event:
     detail: Mapping[str, object] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        told = ", ".join(f"{key} {value}" for key, value in self.detail.items())
+        told = ", ".join(
+            f"{key} {value.hex() if isinstance(value, bytes) else value}"
+            for key, value in self.detail.items()
+        )
         return f"{self.name}: {told}" if told else self.name
 
 
 Action = Send | InstallSa | UpdateSa | DeleteSa | Event
+
+
+class Machine(Protocol):
+    """The convention of lab.ike.action."""
+
+    def receive(self, datagram: Datagram, now: float) -> list[Action]:
+        """Take a datagram."""
+        ...
+
+    def tick(self, now: float) -> list[Action]:
+        """Do what is due."""
+        ...
+
+    def deadline(self) -> float | None:
+        """When something is due next."""
+        ...

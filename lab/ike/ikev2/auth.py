@@ -1,0 +1,154 @@
+"""IKE_AUTH on both sides: identities, the shared secret's AUTH, the first Child SA, MOBIKE (RFC 7296 1.2)."""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+import struct
+
+from ..chain import Message, Payload
+from ..deviation import Float
+from ..errors import IkeError
+from ..transport import Datagram
+from . import child
+from .context import FailedError, RefusedError
+from .ikesa import IkeSa, State
+from .init import float_ports, required
+from .numbers import AUTH_SHARED_KEY, Exchange, N, P
+from .payloads import Identity, Notify, parse_auth, parse_notifies
+
+
+def _auth_payload(sa: IkeSa) -> Payload:
+    assert sa.keys is not None
+    sent, nonce = (
+        (sa.init_request, sa.nonce_r) if sa.initiator else (sa.init_response, sa.nonce_i)
+    )  # fmt: skip
+    data = sa.keys.auth(sa.config.secret, sa.initiator, sent, nonce, sa.config.local_id.body)
+    return Payload(P.AUTH, struct.pack("!B3x", AUTH_SHARED_KEY) + data)
+
+
+def _verify(sa: IkeSa, message: Message, id_type: P) -> None:
+    """Check the peer's identity and AUTH; RefusedError with AUTHENTICATION_FAILED."""
+    assert sa.keys is not None
+    id_payload = required(message, id_type)
+    identity = Identity.parse(id_payload)
+    method, data = parse_auth(required(message, P.AUTH))
+    wanted = sa.config.remote_id
+    if wanted is not None and identity != wanted:
+        raise RefusedError(
+            N.AUTHENTICATION_FAILED, f"identity {identity} instead of {wanted}", fatal=True
+        )  # fmt: skip
+    if method != AUTH_SHARED_KEY:
+        raise RefusedError(N.AUTHENTICATION_FAILED, f"method {method} is not a shared key", fatal=True)
+    sent, nonce = (
+        (sa.init_response, sa.nonce_i) if sa.initiator else (sa.init_request, sa.nonce_r)
+    )  # fmt: skip
+    expected = sa.keys.auth(sa.config.secret, not sa.initiator, sent, nonce, id_payload.body)
+    if not hmac.compare_digest(expected, data):
+        raise RefusedError(N.AUTHENTICATION_FAILED, f"AUTH of {identity} does not match", fatal=True)
+    sa.peer_id = identity
+
+
+def additional_addresses(sa: IkeSa) -> list[Payload]:
+    """ADDITIONAL_IP4_ADDRESS, ADDITIONAL_IP6_ADDRESS or NO_ADDITIONAL_ADDRESSES (RFC 4555 section 3.4)."""
+    payloads = []
+    for text in sa.config.additional_addresses:
+        address = ipaddress.ip_address(text)
+        kind = N.ADDITIONAL_IP4_ADDRESS if address.version == 4 else N.ADDITIONAL_IP6_ADDRESS
+        payloads.append(Notify(kind, address.packed).pack())
+    return payloads or [Notify(N.NO_ADDITIONAL_ADDRESSES).pack()]
+
+
+def take_addresses(sa: IkeSa, message: Message) -> None:
+    """Remember what addresses the peer has besides; a message that tells any replaces them all."""
+    kinds = (N.ADDITIONAL_IP4_ADDRESS, N.ADDITIONAL_IP6_ADDRESS)
+    notifies = parse_notifies(message.payloads)
+    found = [n.data for n in notifies if n.type in kinds and len(n.data) in (4, 16)]
+    if found or any(n.type == N.NO_ADDITIONAL_ADDRESSES for n in notifies):
+        sa.peer_addresses = tuple(str(ipaddress.ip_address(data)) for data in found)
+
+
+def _take_mobike(sa: IkeSa, message: Message) -> None:
+    types = {notify.type for notify in parse_notifies(message.payloads)}
+    sa.mobike = sa.config.mobike and N.MOBIKE_SUPPORTED in types
+    take_addresses(sa, message)
+
+
+class AuthTask:
+    """The initiator's IKE_AUTH."""
+
+    exchange = int(Exchange.IKE_AUTH)
+
+    def __init__(self) -> None:
+        self._offer: child.Offer | None = None
+
+    def request(self, sa: IkeSa, now: float) -> list[Payload]:
+        """See Task."""
+        config = sa.config
+        payloads = [Payload(P.IDI, config.local_id.body)]
+        if config.initial_contact:
+            payloads.append(Notify(N.INITIAL_CONTACT).pack())
+        if config.remote_id is not None:
+            payloads.append(Payload(P.IDR, config.remote_id.body))
+        payloads.append(_auth_payload(sa))
+        if config.child is not None:
+            self._offer = child.offer(sa, config.child)
+            payloads += [child.offer_sa(self._offer, False), *child.offer_rest(self._offer)]
+        if config.mobike:
+            payloads += [Notify(N.MOBIKE_SUPPORTED).pack(), *additional_addresses(sa)]
+        return payloads
+
+    def response(self, sa: IkeSa, message: Message, datagram: Datagram, now: float) -> None:
+        """See Task."""
+        if message.first(P.AUTH) is None:
+            said = ", ".join(str(n) for n in parse_notifies(message.payloads) if n.is_error)
+            raise FailedError(f"the peer answered IKE_AUTH with {said or 'neither AUTH nor an error'}")
+        try:
+            _verify(sa, message, P.IDR)
+        except RefusedError as error:
+            raise FailedError(f"the peer could not be authenticated: {error}") from None
+        _take_mobike(sa, message)
+        if sa.context.pipeline.ports.floating is Float.LATE:
+            float_ports(sa)
+        sa.established(now)
+        if self._offer is not None:
+            try:
+                chosen = child.accepted(sa, self._offer, message, False)
+            except IkeError as error:
+                sa.context.event("child-refused", reason=str(error))
+                return
+            sa.install(child.build(sa, chosen, True, b"", sa.nonce_i, sa.nonce_r, now))
+
+
+def answer_auth(sa: IkeSa, message: Message, datagram: Datagram, now: float) -> list[Payload]:
+    """The responder's IKE_AUTH; the endpoints become those of this message, which may have floated."""
+    if sa.state is not State.AUTH:
+        raise RefusedError(N.INVALID_SYNTAX, "IKE_AUTH on an SA that is authenticated")
+    _verify(sa, message, P.IDI)
+    sa.move(datagram.destination, datagram.source)
+    _take_mobike(sa, message)
+    answer = [Payload(P.IDR, sa.config.local_id.body), _auth_payload(sa)]
+    types = {notify.type for notify in parse_notifies(message.payloads)}
+    sa.established(now)
+    if N.INITIAL_CONTACT in types:
+        _forget_others(sa)
+    if message.first(P.SA) is not None:
+        try:
+            chosen = child.choose(sa, sa.config.child, message, False)
+        except IkeError as error:
+            refused = error if isinstance(error, RefusedError) else RefusedError(N.INVALID_SYNTAX, str(error))
+            sa.context.event("child-refused", reason=str(refused))
+            answer.append(Notify(refused.notify, refused.data).pack())
+        else:
+            answer += chosen.answer
+            sa.install(child.build(sa, chosen, False, b"", sa.nonce_i, sa.nonce_r, now))
+    if sa.mobike:
+        answer += [Notify(N.MOBIKE_SUPPORTED).pack(), *additional_addresses(sa)]
+    return answer
+
+
+def _forget_others(sa: IkeSa) -> None:
+    """INITIAL_CONTACT: other SAs with the same identity are dead, whatever their address (RFC 7296 2.4)."""
+    for other in list(sa.context.sas.values()):
+        if other is not sa and other.peer_id == sa.peer_id and other.state is State.ESTABLISHED:
+            other.close()

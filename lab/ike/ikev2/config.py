@@ -1,0 +1,96 @@
+"""What one IKEv2 peer is told: addresses, identities, algorithms, features and timers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ..association import TRANSPORT, TUNNEL, Selector
+from ..errors import ConfigurationError
+from ..transport import NATT_PORT, Endpoint
+from .payloads import Identity
+from .suites import EspSuite, IkeSuite
+
+
+@dataclass(frozen=True, slots=True)
+class Retransmission:
+    """When a request is sent again: after `first` seconds, then `factor` times later each time."""
+
+    first: float = 1.0
+    factor: float = 1.8
+    tries: int = 5
+    """Transmissions in all; then the IKE SA is given up."""
+
+    def wait(self, sent: int) -> float:
+        """Seconds to wait after the transmission number `sent` (from 1)."""
+        return float(self.first * self.factor ** (sent - 1))
+
+
+@dataclass(frozen=True, slots=True)
+class Child:
+    """The Child SA to ask for, and the only one to grant."""
+
+    suites: tuple[EspSuite, ...] = (EspSuite.of("aes128gcm16"),)
+    mode: str = TUNNEL
+    local: tuple[Selector, ...] = ()
+    """Empty: the address of this end of the IKE SA, as in transport mode."""
+    remote: tuple[Selector, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.mode not in (TUNNEL, TRANSPORT):
+            raise ConfigurationError(f"mode: {self.mode!r} is neither {TUNNEL} nor {TRANSPORT}")
+        if not self.suites:
+            raise ConfigurationError("child: no suites")
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """One end of a connection. Times are seconds; 0 switches a timer off."""
+
+    local: Endpoint
+    remote: Endpoint
+    local_id: Identity
+    secret: bytes
+    remote_id: Identity | None = None
+    """None accepts any identity that knows the secret."""
+    suites: tuple[IkeSuite, ...] = (IkeSuite.of("aes128-sha256-ecp256"),)
+    child: Child | None = field(default_factory=Child)
+    natt_port: int = NATT_PORT
+    remote_natt_port: int = NATT_PORT
+    nat_detection: bool = True
+    force_encapsulation: bool = False
+    """Behave as if behind a NAT, and fake the source hash so that the other end does too."""
+    dynamic_update: bool | None = None
+    """Follow the address of the last authenticated packet: None as RFC 7296 section 2.23 says (if the other
+    end is behind a NAT, this one is not, and MOBIKE is not in use)."""
+    mobike: bool = False
+    additional_addresses: tuple[str, ...] = ()
+    nats_allowed: bool = True
+    """False puts NO_NATS_ALLOWED into address updates."""
+    return_routability: bool = False
+    """Probe a new address with COOKIE2 before Child SAs move there (RFC 4555 section 3.7)."""
+    fragmentation: bool = True
+    fragment_size: int = 1280
+    """Largest IP packet for a message before it is fragmented, in octets."""
+    demand_cookie: bool = False
+    initial_contact: bool = True
+    vendor_ids: tuple[bytes, ...] = ()
+    retransmission: Retransmission = Retransmission()
+    liveness: float = 0.0
+    """Ask if the peer is alive after so long without a message from it."""
+    child_lifetime: float = 0.0
+    """Rekey a Child SA this long after it was made."""
+    ike_lifetime: float = 0.0
+    half_open: float = 30.0
+    """How long a responder keeps an SA whose initiator does not authenticate."""
+
+    def __post_init__(self) -> None:
+        if not self.suites:
+            raise ConfigurationError("suites: none")
+        if not self.secret:
+            raise ConfigurationError("secret: empty")
+        if self.local.port == self.natt_port and self.remote.port != self.remote_natt_port:
+            raise ConfigurationError(
+                f"local port {self.natt_port} carries markers, remote port {self.remote.port} does not"
+            )
+        if self.fragmentation and self.fragment_size < 200:
+            raise ConfigurationError(f"fragment_size: {self.fragment_size} octets leave no room")
