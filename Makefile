@@ -1,9 +1,10 @@
-.PHONY: help setup interop test lint bench clean
+.PHONY: help setup interop test lint bench bench-tunnel clean
 
 help:
 	@echo "make interop  run the interop suite: matrix of verdicts, reports/latest/junit.xml"
 	@echo "make test     the project's own tests, linters and type checks"
 	@echo "make bench    set-up and churn costs of a lab on this machine"
+	@echo "make bench-tunnel  throughput of natt beside strongSwan's userland ESP, through one NAT"
 	@echo "make setup    only install what is missing"
 
 setup:
@@ -23,6 +24,9 @@ lint: setup
 
 bench: setup
 	.venv/bin/python tests/bench/bench_setup.py
+
+bench-tunnel: setup
+	.venv/bin/python tests/bench/bench_tunnel.py
 
 clean:
 	rm -rf .venv reports build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -9,6 +9,7 @@ DUMMY = 59
 """Next header of a dummy packet, to be discarded silently (RFC 4303 section 2.6)."""
 
 _TRAILERS = [bytes(range(1, length + 1)) + bytes((length,)) for length in range(256)]
+_OCTETS = [bytes((value,)) for value in range(256)]
 
 __all__ = ["DUMMY", "Esp", "EspError", "IntegrityError", "largest_inner", "outer_length"]
 
@@ -42,7 +43,7 @@ class Esp:
         """
         if tfc:
             payload += bytes(tfc)
-        plaintext = payload + _TRAILERS[-(len(payload) + 2) % self._block] + bytes((next_header,))
+        plaintext = payload + (_TRAILERS[-(len(payload) + 2) % self._block] + _OCTETS[next_header])
         header = self._spi + (sequence & 0xFFFFFFFF).to_bytes(4, "big")
         high = (sequence >> 32).to_bytes(4, "big") if self.esn else b""
         return self.transform.seal(header, high, sequence, plaintext, iv)

@@ -5,6 +5,7 @@ The order of checks, and so which counter a bad packet moves, is that of Linux's
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -18,6 +19,9 @@ from .transforms import IntegrityError
 from .wire import ESP_HEADER_LENGTH, Encap, Kind, Profile, classify
 
 _CE = 3
+_SEQUENCE = struct.Struct(">I")
+_IPV4 = struct.Struct(">BxH8x8s")
+"""version and header length, total length, addresses."""
 
 
 class Mapping(NamedTuple):
@@ -203,15 +207,16 @@ class InputPath:
         results: list[Decapsulated | Dropped] = []
         accepted: Decapsulated | None = None
         check, commit, open_ = sa.window.check, sa.window.commit, sa.esp.open
-        limited, spi = sa.limited, sa.spi
+        limited, spi, sequence_in = sa.limited, sa.spi, _SEQUENCE.unpack_from
         unwrap = _Tunnel(sa, tos).unwrap if sa.mode is Mode.TUNNEL else _Transport(sa, source[0], tos).unwrap
         count = 0
         for packet in packets:
-            counter, mapping, low = "", None, int.from_bytes(packet[4:8], "big")
             if len(packet) < ESP_HEADER_LENGTH:
                 results.append(self._drop("XfrmInHdrError"))
                 accepted = None
                 continue
+            counter, mapping = "", None
+            (low,) = sequence_in(packet, 4)
             sequence = check(low)
             if sequence < 0:
                 counter, sequence = "XfrmInStateSeqError", low
@@ -272,15 +277,14 @@ class _Tunnel:
         self._congested = tos & 3 == _CE and sa.outer.ecn
         # Where only addresses are asked for, those of a packet that passed answer for the next.
         self._reusable = not self._congested and all(selector.by_address for selector in sa.selectors)
-        self._passed = b"-"
+        self._passed = b""
 
     def unwrap(self, payload: bytes, next_header: int) -> tuple[str, bytes]:
         """The inner packet without its TFC padding, or the counter of its fault."""
         if (
             next_header == IPIP
-            and payload[12:20] == self._passed
-            and payload[0] == 0x45
-            and int.from_bytes(payload[2:4], "big") == len(payload)
+            and len(payload) >= 20
+            and _IPV4.unpack_from(payload) == (0x45, len(payload), self._passed)
         ):
             return "", payload
         if next_header == DUMMY:

@@ -116,6 +116,7 @@ class _Template:
         packet, start, header = self._packet, self._start, self._header
         first, ack, flags, window = _TCP.unpack_from(packet, start + 4)[:4]
         tail = packet[start + 18 : header]
+        pack, ip = _TCP.pack, self._ip
         common = self._pseudo + word_sum(packet[start : start + 4] + ack + window + tail) - start
         last = cuts[-1]
         segments = []
@@ -128,8 +129,8 @@ class _Template:
                 marks &= ~_CWR
             # A 32-bit number counts as the sum of its halves.
             checksum = -(common + total + sequence + marks + word_sum(piece)) % 65535
-            upper = _TCP.pack(sequence, ack, marks, window, checksum)
-            segments.append(self._ip(number, total) + upper + tail + piece)
+            head = ip(number, total) + pack(sequence, ack, marks, window, checksum) + tail
+            segments.append(head + piece)
         return segments
 
     def _udp_segments(self, payload: bytes, size: int, cuts: range | tuple[int]) -> list[bytes]:

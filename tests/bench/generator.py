@@ -13,6 +13,7 @@ import socket
 import sys
 import time
 
+SO_RCVBUFFORCE = 33
 _CHUNK = 1 << 18
 _TICK = 0.001
 _SILENCE = 0.3
@@ -56,7 +57,7 @@ def udp_sink(address: str, port: int, size: int) -> dict[str, float]:
     """Count datagrams until none has come for a while."""
     buffer = bytearray(65536)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUFFORCE, 4 << 20)
+        sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 4 << 20)
         sock.bind((address, port))
         sock.settimeout(_PATIENCE)
         print("ready", flush=True)

@@ -9,7 +9,7 @@ import struct
 
 import pytest
 
-from lab.natt.sockets import RawEspSocket, Received, UdpChecksum, UdpEncapSocket, notify
+from lab.natt.sockets import RawEspSocket, Received, UdpChecksum, UdpEncapSocket, notify, runs
 from lab.natt.wire import Encap, Profile
 from lab.wait import wait_until
 
@@ -134,3 +134,128 @@ def test_notify(tmp_path: object, monkeypatch: pytest.MonkeyPatch, abstract: boo
         supervisor.setblocking(False)
         with pytest.raises(BlockingIOError):
             supervisor.recv(100)
+
+
+SIZES = [
+    ([], []),
+    ([10], [[10]]),
+    ([10, 10, 10], [[10, 10, 10]]),
+    ([10, 10, 4], [[10, 10, 4]]),
+    ([10, 4, 10], [[10, 4], [10]]),
+    ([10, 4, 4], [[10, 4], [4]]),
+    ([4, 10, 10], [[4], [10, 10]]),
+    ([0, 0], [[0, 0]]),
+    ([9] * 130, [[9] * 64, [9] * 64, [9] * 2]),
+    ([1400] * 50, [[1400] * 46, [1400] * 4]),
+    ([32753, 32754, 32753], [[32753], [32754, 32753]]),
+    ([32754, 32754], [[32754], [32754]]),
+]
+
+
+@pytest.mark.parametrize(("sizes", "split"), SIZES)
+def test_runs_are_what_one_send_takes(sizes: list[int], split: list[list[int]]) -> None:
+    payloads = [bytes((number & 0xFF,)) * size for number, size in enumerate(sizes)]
+    found = list(runs(payloads))
+    assert [[len(payload) for payload in run] for run in found] == split
+    assert [payload for run in found for payload in run] == payloads
+
+
+def test_datagrams_of_a_run() -> None:
+    run = Received(b"aaabbbc", ("127.0.0.1", 1), ("127.0.0.1", 2), 0, 3)
+    assert run.datagrams() == [b"aaa", b"bbb", b"c"]
+    for segment in (0, 7, 8):
+        assert run._replace(segment=segment).datagrams() == [b"aaabbbc"]
+
+
+def arrived(sock: UdpEncapSocket, count: int) -> tuple[list[bytes], int]:
+    """The next `count` datagrams, and in how many pieces the system gave them."""
+    batch: list[Received] = []
+
+    def complete() -> bool:
+        batch.extend(sock.receive())
+        return sum(len(received.datagrams()) for received in batch) >= count
+
+    wait_until(complete, f"{count} datagrams at {sock.endpoint}")
+    return [payload for received in batch for payload in received.datagrams()], len(batch)
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
+@pytest.mark.parametrize("batching", [True, False])
+@pytest.mark.parametrize(
+    "sizes", [[100] * 40, [1400] * 60 + [33], [100, 100, 200, 200, 50, 300] * 3, [8] * 3]
+)
+def test_runs_cross_the_border_unchanged(address: str, batching: bool, sizes: list[int]) -> None:
+    first = UdpEncapSocket(address, 0, batching=batching)
+    second = UdpEncapSocket(address, 0, batching=batching)
+    payloads = [bytes((number,)) * size for number, size in enumerate(sizes)]
+    try:
+        assert first.send_run(payloads, second.endpoint, tos=2, ttl=9, dont_fragment=True) == []
+        got, pieces = arrived(second, len(payloads))
+        assert got == payloads
+        if not batching:
+            assert pieces == len(payloads)
+        elif len(set(sizes)) == 1 and len(sizes) > 3:
+            assert pieces == 1
+    finally:
+        first.close()
+        second.close()
+
+
+def test_a_wildcard_socket_sends_runs_from_the_address_asked_for() -> None:
+    everywhere = UdpEncapSocket("0.0.0.0", 0, batching=True)
+    peer = UdpEncapSocket("127.0.0.1", 0, batching=True)
+    try:
+        everywhere.send_run([b"x" * 50] * 10, peer.endpoint, source="127.0.0.9", tos=1)
+        run = received(peer)
+        assert run == Received(b"x" * 500, ("127.0.0.9", everywhere.port), peer.endpoint, 1, 50)
+    finally:
+        everywhere.close()
+        peer.close()
+
+
+def test_what_a_run_of_too_large_datagrams_answers() -> None:
+    """Segments must fit the device; else each datagram goes on its own, fragmented or refused."""
+    first, second = (UdpEncapSocket("127.0.0.1", 0, batching=True) for _ in range(2))
+    payloads = [bytes(65508)] * 2 + [b"fits"] * 2
+    try:
+        refused = first.send_run(payloads, second.endpoint, dont_fragment=True)
+        assert [error.errno for error in refused] == [errno.EMSGSIZE] * 2
+        assert arrived(second, 2)[0] == [b"fits"] * 2
+    finally:
+        first.close()
+        second.close()
+
+
+def drained(sniffer: socket.socket) -> bytes:
+    sniffer.setblocking(False)
+    try:
+        return sniffer.recv(2000)
+    except BlockingIOError:
+        return b""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root for a raw socket")
+@pytest.mark.parametrize(
+    ("checksum", "expected"),
+    [
+        (UdpChecksum.AUTO, [False, True]),
+        (UdpChecksum.ZERO, [False, False]),
+        (UdpChecksum.COMPUTED, [True, True]),
+    ],
+)
+def test_checksums_of_runs(checksum: UdpChecksum, expected: list[bool]) -> None:
+    sink = UdpEncapSocket("127.0.0.1", 0)
+    sender = UdpEncapSocket("127.0.0.1", 0, checksum=checksum, batching=True)
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_UDP) as sniffer:
+            seen = []
+            for count in (1, 4):
+                sender.send_run([b"payload"] * count, sink.endpoint)
+                seen.append(udp_checksum_on_the_wire(sink.port, sniffer) != 0)
+                assert len(arrived(sink, count)[0]) == count
+                while drained(sniffer):
+                    continue
+            assert seen == expected
+    finally:
+        sink.close()
+        sender.close()
