@@ -178,8 +178,13 @@ class SecurityAssociation:
             raise FieldError("replay-window", str(error)) from None
         transform = make_transform(self.encryption, self.encryption_key, self.integrity, self.integrity_key)
         self.esp = Esp(self.spi, transform, self.esn)
-        self.limited = (self.soft, self.hard) != (UNLIMITED, UNLIMITED)
+        self.limit(self.soft, self.hard)
         self.moved()
+
+    def limit(self, soft: Lifetime, hard: Lifetime) -> None:
+        """Give the SA lifetimes."""
+        self.soft, self.hard = soft, hard
+        self.limited = (soft, hard) != (UNLIMITED, UNLIMITED)
 
     def moved(self) -> None:
         """Bring derived fields up to date after addresses or ports were changed."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import socket
 from collections.abc import Iterator
@@ -41,6 +42,15 @@ class Network(NamedTuple):
         if int.from_bytes(address, "big") & ((1 << bits - length) - 1):
             raise ValueError(f"{text!r} has bits set behind its prefix")
         return network
+
+    @classmethod
+    def within(cls, address: str, length: int | None = None) -> Network:
+        """The network of `length` bits around an address, the host alone for None."""
+        octets = socket.inet_pton(socket.AF_INET6 if ":" in address else socket.AF_INET, address)
+        bits = 8 * len(octets)
+        length = bits if length is None else length
+        number = int.from_bytes(octets, "big") >> bits - length << bits - length
+        return cls(number.to_bytes(len(octets), "big"), length)
 
     def __contains__(self, address: object) -> bool:
         if not isinstance(address, bytes) or len(address) != len(self.address):
@@ -82,6 +92,10 @@ class Selector:
     def by_address(self) -> bool:
         """Whether addresses alone decide."""
         return self.protocol is None and self.sport is None and self.dport is None
+
+    def between(self, source: Network, destination: Network) -> Selector:
+        """The same for other networks."""
+        return dataclasses.replace(self, source=source, destination=destination)
 
     def mirrored(self) -> Selector:
         """The selector of the other direction."""

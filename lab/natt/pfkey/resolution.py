@@ -1,0 +1,149 @@
+"""Which SA carries which policy's packets: the SPD of PF_KEY kept in step with the SADB.
+
+The data path sees only finished pairs of selector and SA. A transport policy for whole networks gets one such
+pair for every SA between two of their hosts, ahead of the policy itself.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from ..association import Direction, Lifetime, Mode, SecurityAssociation, State
+from ..spd import NOTHING, Network, Selector
+from ..spd import Policy as DataPolicy
+from .extensions import Address
+from .kame import IpsecRequest, Policy
+from .numbers import Dialect, IpsecMode, Level, PolicyDirection, PolicyType
+from .state import KeyState
+
+_MODES = {IpsecMode.TRANSPORT: Mode.TRANSPORT, IpsecMode.TUNNEL: Mode.TUNNEL}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PolicyEntry:
+    """One policy as it was asked for; `added` in seconds."""
+
+    selector: Selector
+    source: Address
+    destination: Address
+    policy: Policy
+    soft: Lifetime
+    hard: Lifetime
+    added: float
+
+    @property
+    def request(self) -> IpsecRequest | None:
+        """The transform asked for, None for a policy without."""
+        return self.policy.requests[0] if self.policy.requests else None
+
+
+class _Pair(NamedTuple):
+    """What the SAs of one template have in common."""
+
+    source: str
+    destination: str
+    mode: Mode
+
+
+class Resolution:
+    """Holds the policies and finds their SAs anew whenever either changes."""
+
+    def __init__(self, state: KeyState) -> None:
+        self._state = state
+        self.entries: list[PolicyEntry] = []
+        self._behind: dict[DataPolicy, PolicyEntry] = {}
+        self._routed: frozenset[Network] = frozenset()
+
+    def entry_behind(self, policy: DataPolicy) -> PolicyEntry | None:
+        """The policy a packet met, None if it was not PF_KEY's."""
+        return self._behind.get(policy)
+
+    def replace(self, entries: list[PolicyEntry]) -> None:
+        """Have these policies instead; OSError, and the old ones stay, when packets find no way to them."""
+        networks = frozenset(
+            entry.selector.destination
+            for entry in entries
+            if entry.policy.direction == PolicyDirection.OUTBOUND and entry.policy.type != PolicyType.NONE
+        )
+        if networks != self._routed:
+            self._state.host.route(networks)
+            self._routed = networks
+        self.entries = entries
+        self.resolve()
+
+    def resolve(self) -> None:
+        """Find the SAs of all policies, and the selectors of all inbound SAs that came by message."""
+        outbound: dict[_Pair, list[SecurityAssociation]] = defaultdict(list)
+        for sa in self._state.sadb:
+            if sa.direction is Direction.OUT:
+                outbound[_Pair(sa.source, sa.destination, sa.mode)].append(sa)
+            elif sa in self._state.records:
+                sa.selectors = self._accepted(sa)
+        arranged: list[DataPolicy] = []
+        behind: dict[DataPolicy, PolicyEntry] = {}
+        for entry in sorted(self.entries, key=lambda entry: entry.policy.priority):
+            if entry.policy.direction != PolicyDirection.OUTBOUND:
+                continue
+            for policy in self._arrange(entry, outbound):
+                arranged.append(policy)
+                behind[policy] = entry
+        self._behind = behind
+        self._state.spd.arrange(arranged)
+
+    def _arrange(
+        self, entry: PolicyEntry, outbound: dict[_Pair, list[SecurityAssociation]]
+    ) -> list[DataPolicy]:
+        request = entry.request
+        if request is None:
+            return [DataPolicy(entry.selector, None, blocks=True)]
+        mode = _MODES[IpsecMode(request.mode)]
+        if request.ends is not None:
+            pair = _Pair(request.ends[0].address, request.ends[1].address, mode)
+            return [DataPolicy(entry.selector, self._best(outbound.get(pair, []), request))]
+        chosen = []
+        for pair, associations in outbound.items():
+            if pair.mode is not mode:
+                continue
+            hosts = Network.within(pair.source), Network.within(pair.destination)
+            if hosts[0].address in entry.selector.source and hosts[1].address in entry.selector.destination:
+                sa = self._best(associations, request)
+                if sa is not None:
+                    chosen.append(DataPolicy(entry.selector.between(*hosts), sa))
+        return [*chosen, DataPolicy(entry.selector, None)]
+
+    def _best(
+        self, associations: list[SecurityAssociation], request: IpsecRequest
+    ) -> SecurityAssociation | None:
+        """The newest SA that fits, mature before dying."""
+        fitting = [sa for sa in associations if self._fits(sa, request)]
+        return max(fitting, key=lambda sa: (sa.state is State.MATURE, sa.added), default=None)
+
+    def _fits(self, sa: SecurityAssociation, request: IpsecRequest) -> bool:
+        # Linux wants the reqids equal always, KAME only where the policy wants SAs of its own.
+        strict = self._state.abi.dialect is Dialect.LINUX or request.level == Level.UNIQUE
+        if strict and sa.reqid != request.reqid:
+            return False
+        if self._state.by_ports and request.ends is not None:
+            wanted = request.ends[0].port, request.ends[1].port
+            return all(port in (0, known) for port, known in zip(wanted, (sa.sport, sa.dport), strict=True))
+        return True
+
+    def _accepted(self, sa: SecurityAssociation) -> tuple[Selector, ...]:
+        """What an inbound SA may carry by the policies; on Linux nothing through a tunnel without one."""
+        selectors = []
+        for entry in self.entries:
+            request = entry.request
+            if entry.policy.direction == PolicyDirection.OUTBOUND or request is None:
+                continue
+            if _MODES[IpsecMode(request.mode)] is not sa.mode or not self._fits(sa, request):
+                continue
+            if request.ends is None or tuple(end.address for end in request.ends) == (
+                sa.source,
+                sa.destination,
+            ):
+                selectors.append(entry.selector)
+        if not selectors and sa.mode is Mode.TUNNEL and self._state.abi.dialect is Dialect.LINUX:
+            return (NOTHING,)
+        return tuple(selectors)
