@@ -222,6 +222,12 @@ class Natt(Peer):
         """Whether nattd runs."""
         return self._program is not None and self._program.poll() is None
 
+    @property
+    def pid(self) -> int:
+        """Process id of nattd, as the lab sees it."""
+        assert self._program is not None
+        return self._program.pid
+
     def logs(self) -> list[Path]:
         """Configuration, ESP keys for Wireshark, standard output and error."""
         files = [self.endpoint.node.scratch / "nattd.toml", *self.endpoint.node.scratch.glob("esp_sa*")]

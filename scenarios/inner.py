@@ -1,0 +1,69 @@
+"""UDP datagrams between applications behind the two peers."""
+
+import itertools
+import socket
+from types import TracebackType
+
+from lab.cell import Cell
+from lab.nodes.node import Node
+from lab.peers.peer import PeerError
+
+_fences = itertools.count(1)
+
+DEADLINE = 5.0
+
+
+class Sink:
+    """An application on `node` that takes datagrams at `address`."""
+
+    def __init__(self, node: Node, address: str, port: int = 0) -> None:
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        self._socket = node.socket(family, socket.SOCK_DGRAM)
+        self._socket.settimeout(DEADLINE)
+        self._socket.bind((address, port))
+        self.address: tuple[str, int] = self._socket.getsockname()[:2]
+
+    def until(self, fence: bytes) -> list[bytes]:
+        """What came before `fence`; PeerError if that does not come."""
+        came: list[bytes] = []
+        while True:
+            try:
+                payload = self._socket.recv(65535)
+            except TimeoutError as error:
+                raise PeerError(
+                    f"the application at {self.address} did not get {fence!r} in {DEADLINE:g} s but {came}"
+                ) from error
+            if payload == fence:
+                return came
+            came.append(payload)
+
+    def __enter__(self) -> "Sink":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._socket.close()
+
+
+def inner_sink(cell: Cell) -> Sink:
+    """An application at the inner address of the right end."""
+    end = cell.endpoint("right")
+    return Sink(end.node, end.inner)
+
+
+def send_inner(cell: Cell, sink: Sink, *payloads: bytes) -> None:
+    """Send from the inner address of the left end, through its tunnel."""
+    end = cell.endpoint("left")
+    family = socket.AF_INET6 if ":" in end.inner else socket.AF_INET
+    with end.node.socket(family, socket.SOCK_DGRAM) as sock:
+        sock.bind((end.inner, 0))
+        for payload in payloads:
+            sock.sendto(payload, sink.address)
+
+
+def came_before_now(cell: Cell, sink: Sink) -> list[bytes]:
+    """What `sink` got before a datagram that is sent through the tunnel now."""
+    fence = b"fence %d" % next(_fences)
+    send_inner(cell, sink, fence)
+    return sink.until(fence)

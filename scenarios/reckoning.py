@@ -1,0 +1,73 @@
+"""What a peer counted and used meanwhile."""
+
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple
+
+from lab.wait import wait_until
+
+
+class Reckoning:
+    """How much the counters of `peer` rise from here on; peers without named counters are not asked."""
+
+    def __init__(self, peer: Any) -> None:
+        self._peer = peer
+        self._before: dict[str, int] = {}
+
+    def __enter__(self) -> "Reckoning":
+        self._before = self._counters()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        return None
+
+    def rises(self) -> dict[str, int]:
+        """By name; those that rose only."""
+        return {
+            name: value - self._before[name]
+            for name, value in self._counters().items()
+            if value != self._before[name]
+        }
+
+    def expect(self, **wanted: int) -> None:
+        """Wait until the counters rose by just so much, and no others did."""
+        if self._counts:
+            wait_until(lambda: self.rises() == wanted, lambda: f"{wanted}; counted were {self.rises()}")
+
+    def expect_total(self, wanted: int) -> None:
+        """Wait until all counters together rose by `wanted`."""
+        if self._counts:
+            wait_until(
+                lambda: sum(self.rises().values()) == wanted,
+                lambda: f"{wanted} in all; counted were {self.rises()}",
+            )
+
+    @property
+    def _counts(self) -> bool:
+        return hasattr(self._peer, "counters")
+
+    def _counters(self) -> dict[str, int]:
+        counters: dict[str, int] = self._peer.counters() if self._counts else {}
+        return counters
+
+
+class Usage(NamedTuple):
+    """What a process has taken of the machine."""
+
+    seconds: float
+    """CPU time, user and system."""
+    octets: int
+    """Resident memory."""
+
+    def __sub__(self, other: "Usage") -> "Usage":
+        return Usage(self.seconds - other.seconds, self.octets - other.octets)
+
+
+def usage(pid: int) -> Usage:
+    """CPU time and memory of the process `pid` up to now (proc(5))."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    ticks = int(fields[11]) + int(fields[12])
+    return Usage(ticks / os.sysconf("SC_CLK_TCK"), int(fields[21]) * os.sysconf("SC_PAGE_SIZE"))

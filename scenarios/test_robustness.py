@@ -1,0 +1,211 @@
+"""Hostile input: garbage, replays, forgeries and floods, judged by what comes out of the other end."""
+
+import socket
+import struct
+
+from lab.capture.expect import expect
+from lab.capture.seen import Seen
+from lab.cell import Cell
+from lab.peers.peer import IKEV2, MANUAL
+from lab.scenario import scenario
+from scenarios.demultiplexing import (
+    IKE_HEADER,
+    NON_ESP_MARKER,
+    PEER_PORT,
+    PROBE_PORT,
+    agree,
+    send,
+    survives,
+    through_natt_and_kernel,
+)
+from scenarios.injection import arriving, as_arriving, inject, lost_on_the_way
+from scenarios.inner import Sink, came_before_now, inner_sink, send_inner
+from scenarios.reckoning import Reckoning, usage
+
+VERSIONS = (MANUAL, IKEV2)
+DEMUX = {"versions": VERSIONS, "needs": ("UDP_ENCAP",)}
+"""These are compared with a socket of the running kernel."""
+
+UDP_SEGMENT = 103
+CPU_SECONDS_PER_MARKER = 20e-6
+MEMORY_FOR_A_FLOOD = 4 << 20
+LOG_OCTETS_PER_DATAGRAM = 500
+REPLAY_WINDOW = {"natt": 64, "strongswan": 32}
+"""Packets, as each peer is configured by default (RFC 4303 section 3.4.3)."""
+
+
+@scenario("ROB-01", versions=VERSIONS)
+def no_short_datagram_does_harm(cell: Cell) -> None:
+    cell.up()
+    before, logged = cell.right.sas(), _logged(cell)
+    sent = 0
+    for first in (b"\x00", b"\x01", b"\xff"):
+        for port in (PEER_PORT, 500):
+            datagrams = [(first + bytes(range(64)))[:octets] for octets in range(65)]
+            with Reckoning(cell.right) as reckoning:
+                send(cell, port, *datagrams)
+            if port == PEER_PORT:
+                reckoning.expect_total(len(datagrams))
+            sent += len(datagrams)
+    cell.ping()
+    assert cell.right.is_alive()
+    assert _state(cell.right.sas()) == _state(before)
+    assert _logged(cell) - logged <= sent * LOG_OCTETS_PER_DATAGRAM
+
+
+@scenario("ROB-02", versions=VERSIONS)
+def spi_zero_is_no_esp(cell: Cell) -> None:
+    cell.up()
+    with inner_sink(cell) as sink:
+        genuine = _held_back(cell, sink, b"genuine")
+        with Reckoning(cell.right) as reckoning:
+            inject(cell, "wan", as_arriving(_example(cell), bytes(4) + genuine[4:]))
+        reckoning.expect(NattInToSocket=1)
+        assert came_before_now(cell, sink) == []
+    expect(cell.seen.esp).each(
+        "SPI is neither zero nor reserved", lambda p: p.spi is not None and p.spi > 255
+    )
+
+
+@scenario("ROB-03", versions=VERSIONS)
+def replays_are_never_delivered(cell: Cell) -> None:
+    cell.up()
+    window = REPLAY_WINDOW[cell.spec.right]
+    payloads = [b"datagram %d" % number for number in range(window + 16)]
+    with inner_sink(cell) as sink:
+        send_inner(cell, sink, *payloads)
+        assert came_before_now(cell, sink) == payloads
+        sent = cell.seen.on("lan").esp_in_udp.sent_by(cell.endpoint("left").address)
+        replays = arriving(cell, sent)
+        with Reckoning(cell.right) as reckoning:
+            inject(cell, "wan", *replays)
+        reckoning.expect(XfrmInStateSeqError=len(replays))
+        assert came_before_now(cell, sink) == []
+    expect(cell.seen.icmp).none()
+
+
+@scenario("ROB-04", versions=VERSIONS)
+def flipped_bits_are_refused(cell: Cell) -> None:
+    cell.up()
+    cell.ping()
+    with inner_sink(cell) as sink:
+        genuine = _held_back(cell, sink, b"genuine")
+        header = struct.calcsize("!II")
+        flipped = [_flipped(genuine, octet, octet % 8) for octet in range(header, len(genuine))]
+        elsewhere = ("203.0.113.66", 6666)
+        with Reckoning(cell.right) as reckoning:
+            inject(cell, "wan", *(as_arriving(_example(cell), forged, elsewhere) for forged in flipped))
+        reckoning.expect(XfrmInStateProtoError=len(flipped))
+        inject(cell, "wan", as_arriving(_example(cell), genuine))
+        assert came_before_now(cell, sink) == [b"genuine"]
+    cell.ping_back()
+    expect(cell.seen.to(elsewhere[0])).none()
+
+
+@scenario("ROB-05", versions=VERSIONS)
+def a_forged_source_redirects_nothing(cell: Cell) -> None:
+    cell.up()
+    cell.ping()
+    forged = ("203.0.113.66", 6666)
+    with inner_sink(cell) as sink:
+        genuine = _held_back(cell, sink, b"genuine")
+        with Reckoning(cell.right) as reckoning:
+            inject(cell, "wan", as_arriving(_example(cell), genuine, forged))
+        reckoning.expect(NattInDecapsulated=1, NattMappings=1)
+        assert came_before_now(cell, sink) == [b"genuine"]
+    cell.ping_back()
+    expect(cell.seen.to(forged[0])).none()
+
+
+@scenario("ROB-06", versions=VERSIONS)
+def floods_of_keepalives_are_ignored(cell: Cell) -> None:
+    cell.up()
+    flood, burst = 1000, 100
+    for payload, counter in ((b"\xff", "NattInKeepalives"), (b"\xfe", "NattInToSocket")):
+        for _ in range(flood // burst):
+            with Reckoning(cell.right) as reckoning:
+                send(cell, PEER_PORT, *[payload] * burst)
+            reckoning.expect(**{counter: burst})
+    with Reckoning(cell.right) as reckoning:
+        send(cell, PEER_PORT, *[b"\xff" * 9000] * 10)
+    reckoning.expect(XfrmInNoStates=10)
+    cell.ping()
+    assert cell.right.is_alive()
+    expect(cell.seen.to_port(PROBE_PORT)).none()
+    expect(cell.seen.icmp).none()
+
+
+@scenario("ROB-07", **DEMUX)
+def wrong_markers_do_no_harm(cell: Cell) -> None:
+    for_ike = [NON_ESP_MARKER + more + IKE_HEADER for more in (bytes(4), bytes(8), b"\0\0\0\1")]
+    for_esp = [marker + IKE_HEADER for marker in (b"\0\0\0\1", b"\0\0\1\0", b"\1\0\0\0", b"\xff" * 4)]
+    if cell.spec.right != "natt":
+        survives(cell, *for_ike, *for_esp)
+        return
+    outcome = through_natt_and_kernel(cell, *for_esp, *for_ike)
+    assert outcome.delivered == for_ike
+    assert outcome.by_kernel == for_ike
+    assert outcome.counted["XfrmInNoStates"] == len(for_esp)
+
+
+@scenario("ROB-08", **DEMUX)
+def lying_ike_lengths_are_dropped(cell: Cell) -> None:
+    right = len(IKE_HEADER)
+    lengths = (0, 1, right - 1, right + 1, 0x7FFFFFFF, 1 << 31, 0xFFFFFFFF)
+    lying = [NON_ESP_MARKER + IKE_HEADER[:24] + struct.pack("!I", length) for length in lengths]
+    cut = [(NON_ESP_MARKER + IKE_HEADER)[:octets] for octets in range(5, 4 + right)]
+    agree(cell, *lying, *cut, delivered=True, answered=True)
+    if cell.spec.right != "natt":
+        answers = cell.seen.on("wan").sent_by(cell.endpoint("right").address).to_port(PROBE_PORT)
+        expect(answers.ike, note="charon goes by the datagram's length and misses payloads").exactly(
+            len(lying)
+        ).each("is an error or a cookie, in one notify", lambda p: p.payload_length <= 64)
+        assert len(cell.right.sas()) == 1
+
+
+@scenario("ROB-13", versions=VERSIONS)
+def bare_markers_take_bounded_cpu(cell: Cell) -> None:
+    cell.up()
+    markers, train = 51_200, 64
+    left = cell.endpoint("left")
+    before = usage(cell.right.pid)
+    with Reckoning(cell.right) as reckoning, left.node.socket() as sock:
+        sock.setsockopt(socket.IPPROTO_UDP, UDP_SEGMENT, len(NON_ESP_MARKER))
+        for _ in range(markers // train):
+            sock.sendto(NON_ESP_MARKER * train, (left.remote, PEER_PORT))
+    cell.ping()
+    spent = usage(cell.right.pid) - before
+    assert spent.seconds <= markers * CPU_SECONDS_PER_MARKER, f"{markers} markers took {spent}"
+    assert spent.octets <= MEMORY_FOR_A_FLOOD, f"{markers} markers left {spent}"
+    if cell.spec.right == "natt":
+        risen = reckoning.rises()
+        assert risen.pop("NattInToSocket") > markers / 10
+        assert set(risen) == {"NattInDecapsulated", "NattOutEncapsulated"}
+
+
+def _held_back(cell: Cell, sink: Sink, payload: bytes) -> bytes:
+    """The ESP of an inner datagram which the NAT has lost: the right peer has never seen it."""
+    came_before_now(cell, sink)
+    with lost_on_the_way(cell):
+        seen = len(cell.seen.on("lan"))
+        send_inner(cell, sink, payload)
+        return cell.until(
+            lambda packets: packets.on("lan")[seen:].esp_in_udp, "the held-back ESP on lan"
+        ).first.payload
+
+
+def _example(cell: Cell) -> Seen:
+    return cell.seen.on("wan").esp_in_udp.to(cell.endpoint("right").address).first
+
+
+def _flipped(octets: bytes, index: int, bit: int) -> bytes:
+    return octets[:index] + bytes((octets[index] ^ 1 << bit,)) + octets[index + 1 :]
+
+
+def _state(sas: list[dict[str, object]]) -> list[object]:
+    """What tells one SA from another, not how much it was used."""
+    return [(sa.get("spi"), sa.get("uniqueid"), sa.get("state"), sa.get("heard")) for sa in sas]
+
+
+def _logged(cell: Cell) -> int:
+    return sum(path.stat().st_size for path in cell.right.logs())
