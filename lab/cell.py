@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
 from lab.capture.packets import Packets
 from lab.capture.pcapng import write_pcapng
 from lab.capture.recorder import CapturePoint, Recorder
+from lab.capture.seen import Ports
 from lab.net import topology_file
 from lab.net.topology import Topology
 from lab.nodes.network import Network
 from lab.nodes.proof import prove
 from lab.peers import traffic
-from lab.peers.peer import Endpoint, Peer, PeerError
+from lab.peers.peer import IKE_PORT, NAT_T_PORT, TUNNEL, Endpoint, Peer, PeerError
 from lab.peers.registry import PEERS
 from lab.probe import require
 from lab.scenario import CellSpec
@@ -73,25 +73,45 @@ class Cell:
         """Every packet captured so far, on all links."""
         return self.recorder.seen()
 
-    def endpoint(self, side: str) -> Endpoint:
-        """One end of the connection, as the topology lays it out."""
+    def endpoint(self, side: str, child: int = 0) -> Endpoint:
+        """One end of the connection, as the topology lays it out, for the child SA of that number."""
         other = "right" if side == "left" else "left"
-        net = self.topology
-        return Endpoint(
+        net, family = self.topology, self.connection.inner_family
+        address, remote = str(net.address(side)), self._reached(other, side)
+        inner, remote_inner = address, remote
+        if self.connection.mode == TUNNEL:
+            inner, remote_inner = str(net.inner(side, family).ip), str(net.inner(other, family).ip)
+        end = Endpoint(
             name=side,
             node=self.network.nodes[side],
-            address=str(net.address(side)),
-            remote=str(net.seen_as(other, side) if net.is_behind_nat(other) else net.reach(side, other)),
-            inner=str(net.inner(side).ip),
-            remote_inner=str(net.inner(other).ip),
+            address=address,
+            remote=remote,
+            inner=inner,
+            remote_inner=remote_inner,
             behind_nat=net.is_behind_nat(side),
             remote_behind_nat=net.is_behind_nat(other),
+            remote_own=str(net.address(other)),
+            reached_as=self._reached(side, other),
         )
+        return end.child(child) if child else end
+
+    def _reached(self, side: str, other: str) -> str:
+        """The address that `side` has for `other`."""
+        net = self.topology
+        return str(net.seen_as(side, other) if net.is_behind_nat(side) else net.reach(other, side))
+
+    def shared_suites(self, wanted: Iterable[str]) -> tuple[str, ...]:
+        """Those of the `wanted` ESP suites that both peers declare, in order."""
+        both = [PEERS[name].capabilities.esp for name in (self.spec.left, self.spec.right)]
+        return tuple(name for name in wanted if all(name in declared for declared in both))
 
     def start(self, *sides: str, **changes: Any) -> None:
-        """Start the peers at `sides` (both by default); `changes` are fields of Connection."""
+        """Start the peers at `sides` (both by default); `changes` are fields of Connection.
+
+        Raises ScenarioError for a field or value that does not exist.
+        """
         if changes:
-            self.connection = replace(self.connection, **changes)
+            self.connection = self.spec.change(self.connection, **changes)
         for side in sides or ("right", "left"):
             driver = PEERS[self.spec.left if side == "left" else self.spec.right]
             driver.check(self.connection)
@@ -99,6 +119,11 @@ class Cell:
             peer = driver(self.endpoint(side), self.connection)
             self._peers[side] = peer
             peer.start()
+
+    def restart(self, side: str, **changes: Any) -> None:
+        """Stop the peer at `side` and start it anew, with `changes` of fields of Connection."""
+        self.peer(side).stop()
+        self.start(side, **changes)
 
     def up(self, **changes: Any) -> None:
         """Start both peers, connect from the left, wait until both ends have their SAs."""
@@ -110,20 +135,25 @@ class Cell:
         self.left.connect()
         self.right.wait_connected()
 
-    def ping(self, count: int = 1, **options: Any) -> None:
+    def ping(self, count: int = 1, *, child: int = 0, **options: Any) -> None:
         """Ping from left to right inside the tunnel; every echo must be answered."""
-        end = self.endpoint("left")
+        end = self.endpoint("left", child)
         traffic.ping(end.node, end.inner, end.remote_inner, count, **options)
 
-    def ping_back(self, count: int = 1, **options: Any) -> None:
+    def ping_back(self, count: int = 1, *, child: int = 0, **options: Any) -> None:
         """Ping from right to left inside the tunnel."""
-        end = self.endpoint("right")
+        end = self.endpoint("right", child)
         traffic.ping(end.node, end.inner, end.remote_inner, count, **options)
 
-    def transfer(self, octets: int = 65536) -> None:
+    def transfer(self, octets: int = 65536, *, child: int = 0) -> None:
         """Send a file over TCP from left to right inside the tunnel and compare it."""
-        left, right = self.endpoint("left"), self.endpoint("right")
-        traffic.transfer(left.node, left.inner, right.node, right.inner, octets)
+        left, right = self.endpoint("left", child), self.endpoint("right", child)
+        traffic.transfer(left.node, left.inner, right.node, left.remote_inner, octets, bound_to=right.inner)
+
+    def transfer_back(self, octets: int = 65536, *, child: int = 0) -> None:
+        """Send a file over TCP from right to left inside the tunnel and compare it."""
+        left, right = self.endpoint("left", child), self.endpoint("right", child)
+        traffic.transfer(right.node, right.inner, left.node, right.remote_inner, octets, bound_to=left.inner)
 
     def until(self, condition: Callable[[Packets], T], describe: str, deadline: float = 5.0) -> T:
         """Wait until the packets satisfy `condition`; DeadlineExceededError shows what came instead."""
@@ -185,7 +215,8 @@ def opened(spec: CellSpec, scratch: Path) -> Iterator[Cell]:
     with Network.build(topology, scratch, inner_left_to=own_device) as network:
         prove(network)
         points = [CapturePoint(p.link, p.interface, p.namespace) for p in network.capture_points()]
-        with Recorder(points) as recorder:
+        ports = Ports(ike=(IKE_PORT,), nat_t=(NAT_T_PORT, connection.nat_t_port))
+        with Recorder(points, ports) as recorder:
             cell = Cell(spec, network, recorder)
             try:
                 yield cell

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import tomllib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.resources import files
 from typing import Any, TypeVar
@@ -84,8 +84,18 @@ class CellSpec:
         return f"{self.scenario.id}[{self.left}-{self.right}-{self.topology}-{self.version}]"
 
     def make_connection(self, **changes: Any) -> Connection:
-        """The connection this cell configures at both ends."""
-        return Connection(version=self.version, **{**self.scenario.connection, **changes})
+        """The connection this cell configures at both ends. Raises ScenarioError for a field or value."""
+        try:
+            return Connection(version=self.version, **{**self.scenario.connection, **changes})
+        except (TypeError, ValueError) as error:
+            raise _wrong_connection(self.scenario.id, error) from error
+
+    def change(self, connection: Connection, **changes: Any) -> Connection:
+        """`connection` with other values. Raises ScenarioError for a field or value that does not exist."""
+        try:
+            return replace(connection, **changes)
+        except (TypeError, ValueError) as error:
+            raise _wrong_connection(self.scenario.id, error) from error
 
     def check_support(self) -> None:
         """Raise UnsupportedError if a peer does not declare what the scenario needs."""
@@ -116,7 +126,7 @@ def scenario(
     """Declare a test function as the scenario `id` of the catalogue.
 
     The function takes one argument, `cell`. `connection` sets fields of lab.peers.peer.Connection. Raises
-    ScenarioError for an id that the catalogue lacks, an unknown version or an unknown field.
+    ScenarioError for an id that the catalogue lacks, an unknown version, an unknown field or value.
     """
     if id not in catalogue():
         raise ScenarioError(f"{id} is not in scenarios/catalogue.toml: add its title, group and source there")
@@ -125,9 +135,8 @@ def scenario(
         raise ScenarioError(f"{id}: versions {unknown or '()'}; known are {', '.join(VERSIONS)}")
     try:
         Connection(version=versions[0], **connection)
-    except TypeError as error:
-        known = ", ".join(inspect.signature(Connection).parameters)
-        raise ScenarioError(f"{id}: {error}; a connection has {known}") from error
+    except (TypeError, ValueError) as error:
+        raise _wrong_connection(id, error) from error
     declared = Scenario(id, topologies, versions, frozenset(features), needs, connection)
 
     def mark(function: Function) -> Function:
@@ -135,6 +144,14 @@ def scenario(
         return function
 
     return mark
+
+
+def _wrong_connection(id: str, error: TypeError | ValueError) -> ScenarioError:
+    if isinstance(error, ValueError):
+        return ScenarioError(f"{id}: {error}")
+    return ScenarioError(
+        f"{id}: {error}; a connection has {', '.join(inspect.signature(Connection).parameters)}"
+    )
 
 
 @cache

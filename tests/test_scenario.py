@@ -56,11 +56,21 @@ def test_a_feature_that_a_peer_does_not_declare_is_unsupported() -> None:
         ({"versions": ("ikev3",)}, r"versions \['ikev3'\]; known are manual"),
         ({"versions": ()}, r"versions \(\)"),
         ({"colour": "green"}, "colour.*a connection has version, mode"),
+        ({"mode": "beet"}, "ENC-01: mode: 'beet' is none of tunnel, transport"),
+        ({"esp": "aes-gcm-17"}, "ENC-01: esp: no suite 'aes-gcm-17'; close are .*aes-gcm-16"),
     ],
 )
 def test_a_wrong_declaration_says_what_and_where(options: dict[str, object], message: str) -> None:
     with pytest.raises(ScenarioError, match=message):
         declared(**options)  # type: ignore[arg-type]
+
+
+def test_a_change_to_a_wrong_value_names_the_scenario() -> None:
+    cell = declared().cells()[0]
+    with pytest.raises(ScenarioError, match="ENC-01: tfc: 70000 is not in"):
+        cell.change(cell.make_connection(), tfc=70000)
+    with pytest.raises(ScenarioError, match=r"ENC-01: .*'colour'.*a connection has"):
+        cell.make_connection(colour="green")
 
 
 CELLS: list[CellSpec] = [

@@ -18,19 +18,28 @@ from pathlib import Path
 from typing import Any
 
 from lab.nodes.node import Program
-from lab.peers.peer import AUTO, FORCE, MANUAL, OFF, Capabilities, Connection, Endpoint, Peer, PeerError
+from lab.peers.peer import (
+    AUTO,
+    FORCE,
+    IKE_PORT,
+    MANUAL,
+    OFF,
+    OPTIONS,
+    TRANSPORT,
+    TUNNEL,
+    Capabilities,
+    Connection,
+    Endpoint,
+    Peer,
+    PeerError,
+)
 from lab.peers.readiness import start_ready
+from lab.peers.suite import ESP_SUITES
 
 CONTROL_DEADLINE = 5.0
-NATT_PORT = 4500
 SPI_FROM = {"left": 0x4C000001, "right": 0x52000001}
-"""SPI of the SA whose packets come from that end."""
-
-_ESP = {
-    "aes-gcm-16": ("aes-gcm-16", 20, None, 0),
-    "aes-cbc-hmac-sha1": ("aes-cbc", 16, "hmac-sha1-96", 20),
-    "aes-cbc-hmac-sha2-256": ("aes-cbc", 16, "hmac-sha2-256-128", 32),
-}
+"""SPI of the first SA whose packets come from that end, unless the connection names others."""
+UNPRIVILEGED = ("setpriv", "--bounding-set=-all,+net_bind_service", "--inh-caps=-all")
 
 
 class NattControl:
@@ -90,7 +99,10 @@ class Natt(Peer):
     owns_inner = True
     capabilities = Capabilities(
         versions=frozenset({MANUAL}),
+        modes=frozenset({TUNNEL, TRANSPORT}),
         encapsulations=frozenset({AUTO, FORCE, OFF}),
+        esp=frozenset(ESP_SUITES),
+        options=frozenset(OPTIONS),
         features=frozenset({"keepalive", "no-encapsulation", "demultiplexing-events"}),
     )
 
@@ -124,64 +136,147 @@ class Natt(Peer):
         configuration = node.write_file("nattd.toml", self.configuration())
         argv = [sys.executable, "-m", "lab.natt.daemon", "--config", str(configuration)]
         argv += ["--control", str(self._control_path), "--export-keys", str(node.scratch)]
+        if not self.connection.privileged:
+            argv[:0] = UNPRIVILEGED
         self._program = start_ready(node, argv, "nattd", os.environ)
         self._control = NattControl(self._control_path)
 
+    @property
+    def local(self) -> tuple[str, int]:
+        """Address and port that the socket of encapsulated ESP is bound to."""
+        address = self.endpoint.address
+        if self.connection.wildcard:
+            address = "::" if ":" in address else "0.0.0.0"
+        return address, self.connection.encapsulated_port
+
+    @property
+    def socket_name(self) -> str:
+        """The same as nattd names it in events and control requests."""
+        return _joined(*self.local)
+
     def configuration(self) -> str:
         """The nattd configuration (TOML) of this end."""
-        end, connection = self.endpoint, self.connection
-        encap = "espinudp" if self.is_encapsulated else "none"
-        lines = [
-            f'[[socket]]\naddress = "{end.address}"\nport = {NATT_PORT}\n'
-            f'encap = "espinudp"\nprofile = "linux"\n',
-            f'[tunnel]\ndevice = "natt0"\naddresses = ["{end.inner}/32"]\n',
-        ]
-        other = "right" if end.name == "left" else "left"
-        for direction, sender, source, destination in (
-            ("out", end.name, end.address, end.remote),
-            ("in", other, end.remote, end.address),
-        ):
-            encryption, octets, integrity, integrity_octets = _ESP[connection.esp]
-            lines.append(
-                f'[[sa]]\ndirection = "{direction}"\nspi = {SPI_FROM[sender]:#x}\n'
-                f'source = "{source}"\ndestination = "{destination}"\nmode = "{connection.mode}"\n'
-                f'encap = "{encap}"\nencryption = "{encryption}"\n'
-                f'encryption-key = "{self._key(sender, "encryption", octets)}"\n'
-            )
-            if self.is_encapsulated:
-                lines.append(f"sport = {NATT_PORT}\ndport = {NATT_PORT}\n")
-            if integrity:
-                lines.append(
-                    f'integrity = "{integrity}"\n'
-                    f'integrity-key = "{self._key(sender, "integrity", integrity_octets)}"\n'
+        connection = self.connection
+        address, port = self.local
+        tables = [
+            _table("[[socket]]", address=address, port=port, encap=connection.udp_encapsulation,
+                   profile="linux"),
+        ]  # fmt: skip
+        if port != IKE_PORT:
+            tables.append(_table("[[socket]]", address=address, port=IKE_PORT, encap="none", profile="linux"))
+        if connection.child:
+            tables += self._tunnel()
+            for number in range(len(connection.suites)):
+                tables += self._child(number)
+            if self.is_encapsulated and connection.keepalive:
+                tables.append(
+                    _table(
+                        "[keepalive]",
+                        interval=float(connection.keepalive),
+                        behind_nat=self.endpoint.behind_nat,
+                        source=self.socket_name,
+                        destination=_joined(self.endpoint.remote, port),
+                    )
                 )
-        lines.append(
-            f'[[policy]]\nsource = "{end.inner}/32"\ndestination = "{end.remote_inner}/32"\n'
-            f"spi = {SPI_FROM[end.name]:#x}\n"
-        )
-        if self.is_encapsulated and connection.keepalive:
-            lines.append(
-                f"[keepalive]\ninterval = {float(connection.keepalive)}\n"
-                f"behind-nat = {'true' if end.behind_nat else 'false'}\n"
-                f'destination = "{end.remote}:{NATT_PORT}"\n'
-            )
-        return "\n".join(lines)
+        return "\n".join(tables)
 
-    def _key(self, sender: str, purpose: str, octets: int) -> str:
-        seed = f"{self.connection.secret}/{sender}/{purpose}".encode()
-        return hashlib.shake_256(seed).hexdigest(octets)
+    def _tunnel(self) -> list[str]:
+        inner = []
+        if self.connection.mode == TUNNEL:
+            ends = (self.endpoint.child(number) for number in range(len(self.connection.suites)))
+            inner = [_network(end.inner) for end in ends]
+        return [_table("[tunnel]", device="natt0", addresses=inner)]
+
+    def _child(self, number: int) -> list[str]:
+        end, transport = self.endpoint.child(number), self.connection.mode == TRANSPORT
+        return [
+            self._association("out", end.name, number, end.address, end.remote),
+            self._association("in", self._other, number, end.remote, end.address),
+            _table(
+                "[[policy]]",
+                source=_network(end.address if transport else end.inner),
+                destination=_network(end.remote if transport else end.remote_inner),
+                spi=self._spi_from(end.name, number),
+            ),
+        ]
+
+    def _association(self, direction: str, sender: str, number: int, source: str, destination: str) -> str:
+        connection, suite = self.connection, self.connection.suites[number]
+        encryption_key, integrity_key = self.keys(sender, number)
+        port = connection.encapsulated_port if self.is_encapsulated else None
+        outer = connection.outer
+        return _table(
+            "[[sa]]",
+            direction=direction,
+            spi=self._spi_from(sender, number),
+            source=source,
+            destination=destination,
+            mode=connection.mode,
+            encap=connection.udp_encapsulation if self.is_encapsulated else "none",
+            sport=port,
+            dport=port,
+            encryption=suite.encryption,
+            encryption_key=encryption_key.hex(),
+            integrity=suite.integrity or None,
+            integrity_key=integrity_key.hex() if suite.integrity else None,
+            esn=suite.esn,
+            replay_window=connection.replay_window,
+            tfc=connection.tfc,
+            dscp=outer.dscp,
+            ecn=outer.ecn,
+            df=outer.df,
+            ttl=outer.ttl,
+            **(self._original_addresses() if direction == "in" else {}),
+        )
+
+    def _original_addresses(self) -> dict[str, str]:
+        """NAT-OA of what arrives: the addresses the other end computed its checksums with."""
+        end = self.endpoint
+        if self.connection.mode != TRANSPORT or self.connection.nat_oa == "none":
+            return {}
+        return {
+            "oa_source": end.remote_own,
+            "oa_destination": end.reached_as,
+            "nat_oa_policy": self.connection.nat_oa,
+        }
+
+    def keys(self, sender: str, child: int = 0) -> tuple[bytes, bytes]:
+        """Encryption key, with salt or nonce, and integrity key of the SA whose packets `sender` sends."""
+        suite = self.connection.suites[child]
+        return (
+            self._key(sender, child, "encryption", suite.key),
+            self._key(sender, child, "integrity", suite.integrity_key),
+        )
+
+    def _key(self, sender: str, child: int, purpose: str, octets: int) -> bytes:
+        seed = f"{self.connection.secret}/{sender}/{child}/{purpose}".encode()
+        return hashlib.shake_256(seed).digest(octets)
+
+    def _spi_from(self, sender: str, child: int) -> int:
+        first = SPI_FROM[sender]
+        if self.connection.spis is not None:
+            first = self.connection.spis[0 if sender == "left" else 1]
+        return first + child
 
     def connect(self) -> None:
         """Manual SAs need no exchange: check that nattd holds both."""
         self.wait_connected()
 
     def wait_connected(self) -> None:
-        """Check that nattd holds an SA for each direction."""
-        spis = {int(sa["spi"]) for sa in self.sas()}
-        if spis != set(SPI_FROM.values()):
-            raise PeerError(
-                f"natt on {self.endpoint.name} holds SAs {sorted(map(hex, spis))}, not both configured ones"
-            )
+        """Check that nattd holds an SA for each direction of every child."""
+        due = sorted(
+            (direction, self._spi_from(sender, number))
+            for number in range(len(self.connection.suites) if self.connection.child else 0)
+            for direction, sender in (("out", self.endpoint.name), ("in", self._other))
+        )
+        held = sorted((sa["direction"], int(sa["spi"])) for sa in self.sas())
+        if held != due:
+            text = ", ".join(f"{spi:#x} {direction}" for direction, spi in held) or "none"
+            raise PeerError(f"natt on {self.endpoint.name} holds other SAs than configured: {text}")
+
+    @property
+    def _other(self) -> str:
+        return "right" if self.endpoint.name == "left" else "left"
 
     def sas(self) -> list[dict[str, Any]]:
         """The SAs as nattd lists them: spi, direction, packets, bytes, seq, source and ports."""
@@ -191,6 +286,10 @@ class Natt(Peer):
     def inbound_spis(self) -> frozenset[int]:
         """SPIs of the SAs from the other end."""
         return frozenset(int(sa["spi"]) for sa in self.sas() if sa["direction"] == "in")
+
+    def inbound_spi(self, child: int = 0) -> int:
+        """SPI of the SA from the other end of that child."""
+        return self._spi_from(self._other, child)
 
     def counters(self) -> dict[str, int]:
         """Counters by name, with the names of Linux's xfrm_stat where one exists."""
@@ -238,3 +337,20 @@ class Natt(Peer):
     @property
     def _control_path(self) -> Path:
         return self.endpoint.node.scratch / "control"
+
+
+def _table(header: str, **values: Any) -> str:
+    """A TOML table of scalars and lists; None leaves a key out."""
+    # A JSON scalar, or list of them, is a TOML one.
+    lines = [
+        f"{key.replace('_', '-')} = {json.dumps(value)}" for key, value in values.items() if value is not None
+    ]
+    return "\n".join([header, *lines, ""])
+
+
+def _joined(address: str, port: int) -> str:
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+
+
+def _network(address: str) -> str:
+    return f"{address}/{128 if ':' in address else 32}"

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import ipaddress
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from collections.abc import Collection
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
+from lab.net.model import Family
 from lab.nodes.node import Node
+from lab.peers.suite import EspSuite, esp_suite
 
 MANUAL = "manual"
 IKEV2 = "ikev2"
@@ -18,6 +22,14 @@ VERSIONS = (MANUAL, IKEV1_MAIN, IKEV1_AGGRESSIVE, IKEV2)
 AUTO = "auto"
 FORCE = "force"
 OFF = "off"
+
+TUNNEL = "tunnel"
+TRANSPORT = "transport"
+
+ESPINUDP = "espinudp"
+NON_IKE = "espinudp-non-ike"
+NAT_T_PORT = 4500
+IKE_PORT = 500
 
 
 class PeerError(AssertionError):
@@ -34,22 +46,117 @@ class UnsupportedError(Exception):
 
 
 @dataclass(frozen=True)
+class OuterHeader:
+    """What tunnel mode makes the outer IP header from (RFC 4301 section 5.1.2, RFC 6040)."""
+
+    dscp: int | None = None
+    """A fixed code point, 0 to 63; None copies the inner one."""
+    ecn: bool = True
+    """Copy ECN outward and congestion inward."""
+    df: str = "copy"
+    """``copy``, ``set`` or ``clear``."""
+    ttl: int = 64
+
+
+@dataclass(frozen=True)
 class Connection:
-    """What two peers agree to do; the same value configures both ends."""
+    """What two peers agree to do; the same value configures both ends.
+
+    Raises ValueError, naming the field, for a value that means nothing. Fields in OPTIONS are for peers that
+    declare them.
+    """
 
     version: str
     """One of VERSIONS: how SAs come to be."""
-    mode: str = "tunnel"
+    mode: str = TUNNEL
     encapsulation: str = AUTO
     """``auto``: ESP in UDP if a NAT was found; ``force``: always; ``off``: native ESP."""
     esp: str = "aes-gcm-16"
-    """``aes-gcm-16``, ``aes-cbc-hmac-sha1`` or ``aes-cbc-hmac-sha2-256`` (128-bit keys)."""
+    """Name of the child SA's suite in lab.peers.suite.ESP_SUITES."""
+    further_esp: tuple[str, ...] = ()
+    """Suites of further child SAs; the one of number n lies between the inner addresses plus n."""
     child: bool = True
     """False stops after the IKE SA: no ESP at all, on any kernel."""
     keepalive: float = 20.0
     """Seconds between NAT keepalives (RFC 3948 section 4); 0 sends none."""
     mobike: bool = True
     secret: str = "nat-traversal-lab"
+    inner_family: Family = 4
+    """IP version of the protected addresses, 4 or 6."""
+    udp_encapsulation: str = ESPINUDP
+    """``espinudp`` (RFC 3948), or ``espinudp-non-ike``: drafts 00 and 01, on the IKE port."""
+    nat_t_port: int = NAT_T_PORT
+    """UDP port of ESP and floated IKE at both ends."""
+    replay_window: int = 64
+    """Packets."""
+    tfc: int = 0
+    """Inner packets are padded to this many octets (RFC 4303 section 2.7); 0 pads none."""
+    outer: OuterHeader = OuterHeader()
+    spis: tuple[int, int] | None = None
+    """SPIs of the first SA from the left and of the first from the right; None for the peer's choice."""
+    nat_oa: str = "incremental"
+    """Repair of transport-mode checksums from NAT-OA: ``incremental``, ``recompute``, ``skip``; ``none``: no
+    NAT-OA is known."""
+    wildcard: bool = False
+    """Listen at every address of the node, not at the own one alone."""
+    privileged: bool = True
+    """False: the peer's program has no capability but that of binding low ports."""
+
+    def __post_init__(self) -> None:
+        _one_of("version", self.version, VERSIONS)
+        _one_of("mode", self.mode, (TUNNEL, TRANSPORT))
+        _one_of("encapsulation", self.encapsulation, (AUTO, FORCE, OFF))
+        _one_of("inner_family", self.inner_family, (4, 6))
+        _one_of("udp_encapsulation", self.udp_encapsulation, (ESPINUDP, NON_IKE))
+        _one_of("nat_oa", self.nat_oa, ("incremental", "recompute", "skip", "none"))
+        _one_of("outer.df", self.outer.df, ("copy", "set", "clear"))
+        for name, value, least, most in (
+            ("nat_t_port", self.nat_t_port, 1, 65535),
+            ("replay_window", self.replay_window, 0, 1 << 20),
+            ("tfc", self.tfc, 0, 65535),
+            ("outer.dscp", self.outer.dscp or 0, 0, 63),
+            ("outer.ttl", self.outer.ttl, 1, 255),
+            *(("spis", spi, 256, 0xFFFFFF00) for spi in self.spis or ()),
+        ):
+            if not least <= value <= most:
+                raise ValueError(f"{name}: {value} is not in {least}..{most}")
+        if self.keepalive < 0:
+            raise ValueError(f"keepalive: {self.keepalive:g} s")
+        if self.further_esp and self.mode == TRANSPORT:
+            raise ValueError("further_esp: transport mode has one child SA")
+        _ = self.suites
+
+    @property
+    def suites(self) -> tuple[EspSuite, ...]:
+        """The suites of all child SAs in order of number."""
+        return tuple(esp_suite(name) for name in (self.esp, *self.further_esp))
+
+    @property
+    def encapsulated_port(self) -> int:
+        """The UDP port of encapsulated ESP at both ends."""
+        return IKE_PORT if self.udp_encapsulation == NON_IKE else self.nat_t_port
+
+
+def _one_of(name: str, value: Any, known: Collection[Any]) -> None:
+    if value not in known:
+        raise ValueError(f"{name}: {value!r} is none of {', '.join(map(str, known))}")
+
+
+OPTIONS = (
+    "further_esp",
+    "inner_family",
+    "udp_encapsulation",
+    "nat_t_port",
+    "replay_window",
+    "tfc",
+    "outer",
+    "spis",
+    "nat_oa",
+    "wildcard",
+    "privileged",
+)
+"""Fields of Connection that a peer must declare (Capabilities.options) to be given other than the default."""
+_DEFAULTS = {item.name: item.default for item in fields(Connection) if item.name in OPTIONS}
 
 
 @dataclass(frozen=True)
@@ -68,6 +175,17 @@ class Endpoint:
     remote_inner: str
     behind_nat: bool
     remote_behind_nat: bool
+    remote_own: str
+    """Address the other end has on its own link."""
+    reached_as: str
+    """Address this end has for the other one."""
+
+    def child(self, number: int) -> Endpoint:
+        """The same end with the inner addresses of child SA `number`."""
+        inner, remote_inner = (
+            str(ipaddress.ip_address(address) + number) for address in (self.inner, self.remote_inner)
+        )
+        return replace(self, inner=inner, remote_inner=remote_inner)
 
 
 @dataclass(frozen=True)
@@ -77,6 +195,10 @@ class Capabilities:
     versions: frozenset[str]
     modes: frozenset[str] = frozenset({"tunnel"})
     encapsulations: frozenset[str] = frozenset({AUTO})
+    esp: frozenset[str] = frozenset({"aes-gcm-16"})
+    """Names of ESP suites."""
+    options: frozenset[str] = frozenset()
+    """Those of OPTIONS that it honours."""
     features: frozenset[str] = field(default_factory=frozenset)
     """Free words a scenario may ask for, for example ``raw-datagrams`` or ``no-encapsulation``."""
 
@@ -114,6 +236,12 @@ class Peer(ABC):
         ):
             if asked not in known:
                 raise UnsupportedError(cls.name, f"{word} {asked} (it does {', '.join(sorted(known))})")
+        for suite in connection.suites:
+            if suite.name not in declared.esp:
+                raise UnsupportedError(cls.name, f"ESP suite {suite.name}")
+        for name in OPTIONS:
+            if getattr(connection, name) != _DEFAULTS[name] and name not in declared.options:
+                raise UnsupportedError(cls.name, f"{name} {getattr(connection, name)}")
 
     @abstractmethod
     def start(self) -> None:
@@ -130,6 +258,10 @@ class Peer(ABC):
     @abstractmethod
     def inbound_spis(self) -> frozenset[int]:
         """SPIs of the ESP SAs installed here for packets from the other end."""
+
+    @abstractmethod
+    def inbound_spi(self, child: int = 0) -> int:
+        """SPI of the ESP SA for packets from the other end of child SA `child`. Raises PeerError."""
 
     @abstractmethod
     def stop(self) -> None:

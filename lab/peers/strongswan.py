@@ -22,10 +22,13 @@ from lab.nodes.node import Program
 from lab.peers.peer import (
     AUTO,
     FORCE,
+    IKE_PORT,
     IKEV1_AGGRESSIVE,
     IKEV1_MAIN,
     IKEV2,
+    NAT_T_PORT,
     OFF,
+    TRANSPORT,
     Capabilities,
     Connection,
     Endpoint,
@@ -33,17 +36,39 @@ from lab.peers.peer import (
     PeerError,
 )
 from lab.peers.readiness import last_lines, start_ready
+from lab.peers.suite import ESP_SUITES, EspSuite
 from lab.probe import CHARON, probe
 from lab.wait import wait_until
 
 VICI_DEADLINE = 10.0
 INITIATE_DEADLINE = 15.0
 
-_ESP = {
-    "aes-gcm-16": "aes128gcm16",
-    "aes-cbc-hmac-sha1": "aes128-sha1",
-    "aes-cbc-hmac-sha2-256": "aes128-sha256",
+_CIPHERS = {
+    "null": "null",
+    "3des-cbc": "3des",
+    "aes-cbc": "aes{bits}",
+    "aes-ctr": "aes{bits}ctr",
+    "aes-gcm-8": "aes{bits}gcm8",
+    "aes-gcm-12": "aes{bits}gcm12",
+    "aes-gcm-16": "aes{bits}gcm16",
+    "chacha20-poly1305": "chacha20poly1305",
 }
+_MACS = {
+    "": "",
+    "hmac-md5-96": "-md5",
+    "hmac-sha1-96": "-sha1",
+    "hmac-sha2-256-96": "-sha256_96",
+    "hmac-sha2-256-128": "-sha256",
+    "hmac-sha2-384-192": "-sha384",
+    "hmac-sha2-512-256": "-sha512",
+}
+
+
+def _proposal(suite: EspSuite) -> str:
+    encryption = _CIPHERS[suite.encryption].format(bits=suite.key_bits)
+    return encryption + _MACS[suite.integrity] + ("-esn" if suite.esn else "")
+
+
 _PLUGINS = (
     "aes aesni sha2 sha1 md5 random nonce openssl gmp curve25519 hmac kdf gcm ctr cmac xcbc drbg"
     "{backend} kernel-netlink socket-default vici"
@@ -53,6 +78,7 @@ _CONFIGURATION = """charon-systemd {{
   retransmit_tries = 3
   retransmit_timeout = 1.0
   keep_alive = {keepalive}
+  port_nat_t = {nat_t_port}
   i_dont_care_about_security_and_use_aggressive_mode_psk = yes
   plugins {{
     vici {{ socket = unix://{vici} }}
@@ -81,6 +107,13 @@ class StrongSwan(Peer):
         versions=frozenset({IKEV1_MAIN, IKEV1_AGGRESSIVE, IKEV2}),
         modes=frozenset({"tunnel", "transport"}),
         encapsulations=frozenset({AUTO, FORCE, OFF}),
+        # kernel-libipsec has no extended sequence numbers, and refuses the 96-bit truncation of SHA-256.
+        esp=frozenset(
+            name
+            for name, suite in ESP_SUITES.items()
+            if not suite.esn and suite.integrity != "hmac-sha2-256-96"
+        ),
+        options=frozenset({"further_esp", "inner_family", "nat_t_port"}),
         features=frozenset({"ike", "keepalive", "nat-detection"}),
     )
 
@@ -134,12 +167,17 @@ class StrongSwan(Peer):
             _CONFIGURATION.format(
                 plugins=_PLUGINS.format(backend=" kernel-libipsec" if self.userland_esp else ""),
                 keepalive=f"{self.connection.keepalive:g}s",
+                nat_t_port=self.connection.nat_t_port,
                 vici=vici_path,
                 libipsec="yes" if self.userland_esp else "no",
                 log=self._log,
             ),
         )
         environment = {**os.environ, "STRONGSWAN_CONF": str(configuration)}
+        for number in range(1, len(self.connection.suites)):
+            inner = self.endpoint.child(number).inner
+            bits = 128 if ":" in inner else 32
+            node.run(["ip", "address", "replace", f"{inner}/{bits}", "dev", "lo"]).check()
         self._program = start_ready(node, [CHARON], "charon", environment, self._log)
         with self._told("load the connection"):
             self._open_vici(vici_path)
@@ -156,14 +194,8 @@ class StrongSwan(Peer):
         connection, end = self.connection, self.endpoint
         me, other = ("left.test", "right.test") if end.name == "left" else ("right.test", "left.test")
         self._session.load_shared({"id": "lab", "type": "IKE", "data": connection.secret})
-        child: dict[str, Any] = {
-            "mode": connection.mode,
-            "esp_proposals": [_ESP[connection.esp]],
-            "local_ts": [f"{end.inner}/32"],
-            "remote_ts": [f"{end.remote_inner}/32"],
-        }
-        if connection.mode == "transport":
-            child["local_ts"] = child["remote_ts"] = ["dynamic"]
+        # An initiator that begins on other ports than 500 uses the marker from the first message on.
+        port = connection.nat_t_port if connection.nat_t_port != NAT_T_PORT else IKE_PORT
         self._session.load_conn(
             {
                 "lab": {
@@ -171,26 +203,43 @@ class StrongSwan(Peer):
                     "aggressive": "yes" if connection.version == IKEV1_AGGRESSIVE else "no",
                     "local_addrs": [end.address],
                     "remote_addrs": [end.remote],
+                    "local_port": str(port),
+                    "remote_port": str(port),
                     "proposals": ["aes128-sha256-ecp256"],
                     "encap": "yes" if connection.encapsulation == FORCE else "no",
                     "mobike": "yes" if connection.mobike else "no",
                     "local": {"auth": "psk", "id": me},
                     "remote": {"auth": "psk", "id": other},
-                    "children": {"net": child} if connection.child else {},
+                    "children": self._children() if connection.child else {},
                 }
             }
         )
 
+    def _children(self) -> dict[str, Any]:
+        children: dict[str, Any] = {}
+        for number, suite in enumerate(self.connection.suites):
+            end = self.endpoint.child(number)
+            bits = 128 if ":" in end.inner else 32
+            transport = self.connection.mode == TRANSPORT
+            children[_child_name(number)] = {
+                "mode": self.connection.mode,
+                "esp_proposals": [_proposal(suite)],
+                "local_ts": ["dynamic" if transport else f"{end.inner}/{bits}"],
+                "remote_ts": ["dynamic" if transport else f"{end.remote_inner}/{bits}"],
+            }
+        return children
+
     def connect(self) -> None:
-        """Initiate the IKE SA and its child; returns when both are installed here."""
-        request: dict[str, str] = {"ike": "lab", "timeout": str(int(INITIATE_DEADLINE * 1000))}
-        if self.connection.child:
-            request["child"] = "net"
+        """Initiate the IKE SA and its children; returns when all are installed here."""
         assert self._socket is not None
         self._socket.settimeout(INITIATE_DEADLINE + 5)
-        with self._told("initiate"):
-            for _ in self._session.initiate(request):
-                pass
+        for number in range(len(self.connection.suites)):
+            request: dict[str, str] = {"ike": "lab", "timeout": str(int(INITIATE_DEADLINE * 1000))}
+            if self.connection.child:
+                request["child"] = _child_name(number)
+            with self._told("initiate"):
+                for _ in self._session.initiate(request):
+                    pass
         self._socket.settimeout(VICI_DEADLINE)
 
     def wait_connected(self) -> None:
@@ -203,11 +252,11 @@ class StrongSwan(Peer):
             )
 
     def _is_connected(self) -> bool:
+        due = range(len(self.connection.suites) if self.connection.child else 0)
         for sa in self.sas():
             children = sa.get("child-sas", {}).values()
-            if sa.get("state") == "ESTABLISHED" and (
-                not self.connection.child or any(child.get("state") == "INSTALLED" for child in children)
-            ):
+            installed = {child["name"] for child in children if child.get("state") == "INSTALLED"}
+            if sa.get("state") == "ESTABLISHED" and {_child_name(number) for number in due} <= installed:
                 return True
         return False
 
@@ -219,6 +268,14 @@ class StrongSwan(Peer):
         """SPIs of the child SAs from the other end."""
         children = [child for sa in self.sas() for child in sa.get("child-sas", {}).values()]
         return frozenset(int(child["spi-in"], 16) for child in children if "spi-in" in child)
+
+    def inbound_spi(self, child: int = 0) -> int:
+        """SPI of the child SA of that number from the other end."""
+        for sa in self.sas():
+            for listed in sa.get("child-sas", {}).values():
+                if listed.get("name") == _child_name(child) and "spi-in" in listed:
+                    return int(listed["spi-in"], 16)
+        raise PeerError(f"strongswan on {self.endpoint.name} has no child SA {_child_name(child)}")
 
     def nat_flags(self) -> frozenset[str]:
         """Of ``nat-local``, ``nat-remote`` and ``nat-fake`` those that charon reports for its IKE SA."""
@@ -267,6 +324,10 @@ class StrongSwan(Peer):
                 f"strongswan on {self.endpoint.name} could not {step}{state}: {error}; "
                 f"its log ends: {self._last_words()}"
             ) from error
+
+
+def _child_name(number: int) -> str:
+    return f"net{number}" if number else "net"
 
 
 def _text(value: Any) -> Any:

@@ -41,15 +41,23 @@ def ping(
 
 
 def transfer(
-    client: Node, source: str, server: Node, destination: str, octets: int = 65536, deadline: float = 10.0
+    client: Node,
+    source: str,
+    server: Node,
+    destination: str,
+    octets: int = 65536,
+    deadline: float = 10.0,
+    bound_to: str | None = None,
 ) -> None:
     """Send a file of `octets` over TCP from `source` on `client` to `destination` on `server`, compare it.
 
-    The server answers with the SHA-256 of what it read. Raises TrafficError on any difference or delay.
+    `bound_to` is the server's own address where `destination` is that of a NAT before it. The server answers
+    with the SHA-256 of what it read. Raises TrafficError on any difference or delay.
     """
     content = os.urandom(octets)
-    with server.socket(socket.AF_INET, socket.SOCK_STREAM) as listener:
-        listener.bind((destination, 0))
+    family = socket.AF_INET6 if ":" in destination else socket.AF_INET
+    with server.socket(family, socket.SOCK_STREAM) as listener:
+        listener.bind((bound_to or destination, 0))
         listener.listen(1)
         listener.settimeout(deadline)
         answering = threading.Thread(
@@ -57,10 +65,10 @@ def transfer(
         )
         answering.start()
         try:
-            with client.socket(socket.AF_INET, socket.SOCK_STREAM) as sock:
+            with client.socket(family, socket.SOCK_STREAM) as sock:
                 sock.settimeout(deadline)
                 sock.bind((source, 0))
-                sock.connect(listener.getsockname())
+                sock.connect((destination, listener.getsockname()[1]))
                 sock.sendall(content)
                 sock.shutdown(socket.SHUT_WR)
                 digest = _read(sock, 32)
