@@ -61,6 +61,8 @@ class Config:
     """A phase 1 not finished by then is forgotten."""
     dpd_delay: float | None = None
     """Ask R-U-THERE after so long without a message from the other end; None never asks by itself."""
+    rekey_overlap: float = 5.0
+    """How long an old phase 1 outlives its successor: the other end has to hand over the children first."""
     persona: Persona = PLAIN
     deviations: tuple[Deviation, ...] = ()
 

@@ -56,6 +56,7 @@ class Peer:
         self._quicks: dict[tuple[bytes, int], Quick] = {}
         self._wanted: dict[bytes, int] = {}
         self._replacing: dict[bytes, Phase1] = {}
+        self._replaced: dict[bytes, float] = {}
         self._reassembly = Reassembly()
         self._informational = Informational(self.store, random)
 
@@ -95,7 +96,7 @@ class Peer:
         return self._start_quick(self.store.current(), now, replaces=old.inbound.spi)
 
     def rekey_phase1(self, now: float) -> list[Action]:
-        """A new phase 1 with NAT detection over the ports in use; the old one is deleted once it is done."""
+        """A new phase 1 with NAT detection over the ports in use; the old one is deleted a while later."""
         old = self.store.current()
         channel = old.channel
         return self._start_phase1((channel.local, channel.remote), now, 0, old)
@@ -145,11 +146,16 @@ class Peer:
                 actions += self.store.remove_phase1(sa, f"it still waits for {sa.state.value}")
             elif (due := self._dpd_due(sa)) is not None and now >= due:
                 actions += self._informational.ask(sa, now)
+        for cookie, time in list(self._replaced.items()):
+            if now >= time:
+                del self._replaced[cookie]
+                if cookie in self.store.phase1s:
+                    actions += self._delete_phase1(self.store.phase1s[cookie], now, "replaced")
         return actions
 
     def deadline(self) -> float | None:
         """When `tick` has something to do next."""
-        times: list[float | None] = [self.pipeline.deadline()]
+        times: list[float | None] = [self.pipeline.deadline(), *self._replaced.values()]
         for sa in self.phase1s:
             times += [sa.channel.deadline(), self._dpd_due(sa)]
             if not sa.established:
@@ -282,8 +288,8 @@ class Peer:
         cookie = sa.channel.cookie_i
         actions: list[Action] = []
         old = self._replacing.pop(cookie, None)
-        if old is not None and old.channel.cookie_i in self.store.phase1s:
-            actions += self._delete_phase1(old, now, "replaced")
+        if old is not None:
+            self._replaced[old.channel.cookie_i] = now + self.config.rekey_overlap
         for _ in range(self._wanted.pop(cookie, 0)):
             actions += self._start_quick(sa, now)
         return actions

@@ -1,27 +1,30 @@
 """Our IKEv1 against a live strongSwan through a NAT, both roles."""
 
 import contextlib
-import selectors
 import shutil
 import socket
 import tempfile
+import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from lab.ike.action import DeleteSa, Event, InstallSa, Send
+from lab.ike.action import DeleteSa, InstallSa, Send
 from lab.ike.ikev1.config import Config
+from lab.ike.ikev1.numbers import PayloadType
 from lab.ike.ikev1.payloads import Identity
 from lab.ike.ikev1.peer import Peer
-from lab.ike.transport import Datagram, Endpoint
+from lab.ike.runner import Runner
+from lab.ike.transport import Endpoint
 from lab.ike.versions import by_name
 from lab.net import topology_file
 from lab.nodes.network import Network
 from lab.peers import peer as peers
 from lab.peers.strongswan import StrongSwan
 from lab.probe import probe
-from lab.wait import wait_until
+from lab.wait import DeadlineExceededError
 
 pytestmark = pytest.mark.skipif(
     not all(probe(name).present for name in StrongSwan.needs(peers.Connection(peers.IKEV1_MAIN))),
@@ -32,61 +35,61 @@ SECRET = "nat-traversal-lab"
 
 
 class Live:
-    """A Peer on real sockets of a node."""
+    """A Peer on real sockets of a node, and what it has done."""
 
     def __init__(self, node, address, config):
         self.peer = Peer(config)
-        self.actions = []
-        self.times = {}
-        self._selector = selectors.DefaultSelector()
-        self._sockets = {}
-        for port in (500, 4500):
-            opened = node.socket(socket.AF_INET, socket.SOCK_DGRAM)
-            opened.setblocking(False)
+        self.sent = []
+        self._sockets = [node.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in (500, 4500)]
+        for opened, port in zip(self._sockets, (500, 4500), strict=True):
             opened.bind((address, port))
-            self._selector.register(opened, selectors.EVENT_READ, Endpoint(address, port))
-            self._sockets[port] = opened
+        self._runner = Runner(self, self._sockets)
 
-    def do(self, what, *arguments):
-        self._carry_out(what(time.monotonic(), *arguments))
+    def deadline(self):
+        return self.peer.deadline()
 
-    def _carry_out(self, actions):
-        for action in actions:
-            if isinstance(action, Send):
-                sent = action.datagram
-                self._sockets[sent.source.port].sendto(sent.payload, tuple(sent.destination))
-            else:
-                self.actions.append(action)
-                self.times.setdefault(type(action).__name__, time.monotonic())
+    def receive(self, datagram, now):
+        return self._noted(self.peer.receive(datagram, now))
+
+    def tick(self, now):
+        return self._noted(self.peer.tick(now))
+
+    def do(self, what):
+        self._runner.do(lambda now: self._noted(what(now)))
+
+    def _noted(self, actions):
+        self.sent += [action.datagram for action in actions if isinstance(action, Send)]
+        return actions
 
     def until(self, condition, describe, deadline=8.0):
         """Serve the sockets and timers until `condition` holds."""
+        end = time.monotonic() + deadline
+        while not condition():
+            if time.monotonic() >= end:
+                what = describe() if callable(describe) else describe
+                told = "; ".join(map(str, self._runner.events))
+                raise DeadlineExceededError(f"waited {deadline:g} s for {what}; the peer told: {told}")
+            self._runner.step(0.005)
 
-        def served():
-            for key, _ in self._selector.select(0.005):
-                octets, source = key.fileobj.recvfrom(65535)
-                datagram = Datagram(Endpoint(*source), key.data, octets)
-                self._carry_out(self.peer.receive(datagram, time.monotonic()))
-            self._carry_out(self.peer.tick(time.monotonic()))
-            return condition()
-
-        told = lambda: f"{describe}; told so far: {[str(a) for a in self.actions]}"  # noqa: E731
-        return wait_until(served, told, deadline, interval=0.001)
+    @property
+    def fragments_sent(self):
+        bare = [d.payload[4:] if d.source.port == 4500 else d.payload for d in self.sent]
+        return sum(octets[16] == PayloadType.FRAGMENT for octets in bare)
 
     def events(self, name):
-        return [a for a in self.actions if isinstance(a, Event) and a.name == name]
+        return [event for event in self._runner.events if event.name == name]
 
     def of(self, kind):
-        return [a for a in self.actions if isinstance(a, kind)]
+        return [action for action in self._runner.actions if isinstance(action, kind)]
 
     def close(self):
-        self._selector.close()
-        for opened in self._sockets.values():
+        self._runner.close()
+        for opened in self._sockets:
             opened.close()
 
 
 @contextlib.contextmanager
-def against_charon(side, exchange, versions, **changes):
+def against_charon(side, exchange, versions, charon_type=StrongSwan, **changes):
     """Our peer at `side` of a NAT and charon at the other end."""
     topology = topology_file.load("one_nat")
     scratch = Path(tempfile.mkdtemp(prefix="ikev1-"))
@@ -94,7 +97,7 @@ def against_charon(side, exchange, versions, **changes):
     try:
         with Network.build(topology, scratch) as network, contextlib.ExitStack() as stack:
             ours = {"left": "10.1.0.2", "right": "203.0.113.2"}[side]
-            charon = StrongSwan(
+            charon = charon_type(
                 peers.Endpoint(
                     name=other,
                     node=network.nodes[other],
@@ -122,9 +125,8 @@ def against_charon(side, exchange, versions, **changes):
                 local_net={"left": "10.10.0.1/32", "right": "10.20.0.1/32"}[side],
                 remote_net={"left": "10.10.0.1/32", "right": "10.20.0.1/32"}[other],
                 nat_t=tuple(by_name(name) for name in versions),
-                **changes,
             )
-            live = Live(network.nodes[side], ours, config)
+            live = Live(network.nodes[side], ours, replace(config, **changes))
             stack.callback(live.close)
             yield live, charon
     finally:
@@ -153,3 +155,147 @@ def test_we_initiate(version, exchange):
         pair = (f"{child.outbound.spi:08x}", f"{child.inbound.spi:08x}", "yes")
         live.until(lambda: spis(charon) == {pair}, lambda: f"{pair} at charon, it has {charon.sas()}")
         assert charon.nat_flags() >= {"nat-remote"}
+
+
+@pytest.mark.parametrize("exchange", ["main", "aggressive"])
+@pytest.mark.parametrize("versions", [["draft-02n"], ["rfc3947"], ["draft-00", "draft-02n", "draft-08"]])
+def test_charon_initiates(versions, exchange):
+    with against_charon("right", exchange, versions) as (live, charon):
+        initiating = threading.Thread(target=charon.connect)
+        initiating.start()
+        live.until(lambda: live.of(InstallSa), "our child SA")
+        live.until(lambda: not initiating.is_alive(), "charon's initiate to return")
+        expected = "rfc3947" if "rfc3947" in versions else "draft-02n"
+        assert live.events("phase1-established")[0].detail["version"] == expected
+        child = live.peer.children[0]
+        assert str(child.outbound.destination) == "203.0.113.1:4500"
+        assert spis(charon) == {(f"{child.outbound.spi:08x}", f"{child.inbound.spi:08x}", "yes")}
+        assert charon.nat_flags() >= {"nat-local"}
+
+
+@pytest.mark.parametrize(
+    "version", ["draft-00", "draft-01", *(f"draft-0{n}" for n in range(4, 9)), "unnumbered"]
+)
+def test_charon_knows_no_nat_traversal_in_other_versions(version):
+    with against_charon("left", "main", [version]) as (live, _):
+        live.do(live.peer.initiate)
+        live.until(lambda: live.events("phase1-established"), "phase 1")
+        assert live.events("phase1-established")[0].detail["version"] == "none"
+        assert live.events("phase1-established")[0].detail["local"] == "10.1.0.2:500"
+
+
+@pytest.mark.parametrize("exchange", ["main", "aggressive"])
+def test_life_of_an_sa_we_began(exchange):
+    with against_charon("left", exchange, ["rfc3947"], rekey_overlap=1.0) as (live, charon):
+        live.do(live.peer.initiate)
+        live.until(lambda: live.of(InstallSa), "our child SA")
+        first = live.peer.children[0]
+        live.do(live.peer.dpd)
+        live.until(lambda: live.events("dpd-answered"), "charon's R-U-THERE-ACK")
+
+        live.do(live.peer.rekey_child)
+        live.until(lambda: len(live.of(InstallSa)) == 2 and live.of(DeleteSa), "the rekeyed child")
+        assert live.of(InstallSa)[1].replaces == first.inbound.spi
+        assert [action.child for action in live.of(DeleteSa)] == [first]
+        second = live.peer.children[0]
+        pair = (f"{second.outbound.spi:08x}", f"{second.inbound.spi:08x}", "yes")
+        live.until(lambda: spis(charon) == {pair}, lambda: f"only {pair} at charon, it has {charon.sas()}")
+
+        old = live.peer.store.current()
+        live.do(live.peer.rekey_phase1)
+        live.until(lambda: live.peer.phase1s != (old,) and len(live.peer.phase1s) == 1, "the new phase 1")
+        live.until(lambda: cookies(charon) == cookies_of(live.peer), lambda: f"it at charon: {charon.sas()}")
+        assert spis(charon) == {pair}
+        assert live.peer.children == (second,)
+        answers = len(live.events("dpd-answered"))
+        live.do(live.peer.dpd)
+        live.until(lambda: len(live.events("dpd-answered")) > answers, "charon to answer in the new phase 1")
+
+        live.do(live.peer.delete_child)
+        live.until(lambda: not spis(charon), lambda: f"charon to delete its child, it has {charon.sas()}")
+        live.do(live.peer.delete_phase1)
+        live.until(lambda: not charon.sas(), lambda: f"charon to delete its IKE SA, it has {charon.sas()}")
+        assert charon.is_alive()
+        assert not live.events("malformed") + live.events("authentication-failed")
+
+
+def test_life_of_an_sa_charon_began():
+    with against_charon("right", "main", ["rfc3947"], charon_type=StrongSwanWithDpd) as (live, charon):
+        asked = Asked(live, charon)
+        asked(charon.connect)
+        live.until(lambda: live.of(InstallSa), "our child SA")
+        first = live.peer.children[0]
+        live.until(lambda: live.events("dpd-asked"), "charon's R-U-THERE")
+
+        asked(lambda: charon._session.rekey({"child": "net"}))
+        live.until(lambda: len(live.of(InstallSa)) == 2, "charon's new child")
+        # In IKEv1 charon leaves the old child to its lifetime (charon.delete_rekeyed = no).
+        both = {(f"{c.outbound.spi:08x}", f"{c.inbound.spi:08x}", "yes") for c in live.peer.children}
+        live.until(lambda: spis(charon) == both, lambda: f"{both} at charon, it has {charon.sas()}")
+        assert live.peer.children[0] == first
+        assert len(both) == 2
+
+        old = live.peer.store.current()
+        asked(lambda: charon._session.rekey({"ike": "lab"}))
+        # charon deletes the old one ten seconds later.
+        live.until(lambda: live.peer.store.current() is not old, "charon's new phase 1")
+        assert live.peer.store.current().channel.local.port == 4500
+        assert spis(charon) == both
+        assert len(live.peer.children) == 2
+        assert cookies(charon) == cookies_of(live.peer)
+
+        asked(lambda: list(charon._session.terminate({"ike": "lab"})))
+        live.until(lambda: not live.peer.phase1s, "charon's DELETE of phase 1")
+        assert live.peer.children == ()
+        assert not live.events("malformed") + live.events("authentication-failed")
+
+
+def test_fragments_both_ways():
+    """Each message above 200 octets goes in pieces; charon sends its own in pieces above its 1280."""
+    with against_charon("left", "main", ["rfc3947"], fragment_size=200) as (live, charon):
+        live.do(live.peer.initiate)
+        live.until(lambda: live.of(InstallSa), "our child SA")
+        live.until(lambda: spis(charon), "charon's child SA")
+        assert live.fragments_sent >= 2
+
+
+def test_another_secret_comes_to_nothing():
+    with against_charon("left", "main", ["rfc3947"], secret=b"not the secret") as (live, charon):
+        live.do(live.peer.initiate)
+        live.until(lambda: len(live.sent) >= 4, "our message 5 and its retransmission")
+        assert not live.of(InstallSa)
+        assert not [sa for sa in charon.sas() if sa["state"] == "ESTABLISHED"]
+        assert charon.is_alive()
+
+
+class StrongSwanWithDpd(StrongSwan):
+    """charon that asks R-U-THERE after a second of silence."""
+
+    def _load(self):
+        session, self._session = self._session, self
+        self.load_shared = session.load_shared
+        self.load_conn = lambda told: session.load_conn({"lab": {**told["lab"], "dpd_delay": "1s"}})
+        try:
+            super()._load()
+        finally:
+            self._session = session
+
+
+class Asked:
+    """Runs what waits for charon's answer while our peer is served."""
+
+    def __init__(self, live, charon):
+        self._live, self._charon = live, charon
+
+    def __call__(self, what):
+        asking = threading.Thread(target=what)
+        asking.start()
+        self._live.until(lambda: not asking.is_alive(), "charon to have done it")
+
+
+def cookies(charon):
+    return {(sa["initiator-spi"], sa["responder-spi"]) for sa in charon.sas()}
+
+
+def cookies_of(peer):
+    return {(sa.channel.cookie_i.hex(), sa.channel.cookie_r.hex()) for sa in peer.phase1s}
