@@ -76,7 +76,11 @@ class Wire:
 
     def act(self, end: End, actions: list[Action]) -> None:
         """Carry out the actions of one end, and whatever follows from them at both."""
-        queue: list[tuple[End, Action]] = [(end, action) for action in actions]
+        self.act_both([(end, action) for action in actions])
+
+    def act_both(self, actions: list[tuple[End, Action]]) -> None:
+        """The same for actions of both ends that happen at once: what they send crosses on the way."""
+        queue = list(actions)
         while queue:
             doer, action = queue.pop(0)
             match action:

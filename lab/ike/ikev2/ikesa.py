@@ -289,7 +289,13 @@ class IkeSa:
         if header.exchange == Exchange.IKE_SA_INIT:
             self.init_request, self.init_response = octets, self._answer[0]
         self._send(self._answer, datagram.destination, datagram.source, now)
-        if fatal is not None:
+        if fatal is None:
+            return
+        if fatal.notify == N.INVALID_KE_PAYLOAD:
+            # The initiator comes again with the other group; nothing has gone wrong.
+            self.state = State.DELETED
+            self.context.forget(self)
+        else:
             self.fail(str(fatal))
 
     def _answered(
