@@ -11,6 +11,7 @@ from .association import Direction, Endpoint, SecurityAssociation
 from .counters import Counters
 from .input import Decapsulated, Dropped, InputPath, Keepalive, Mapping, Result
 from .keepalive import KeepaliveTimer
+from .keymanager import KeyManager
 from .output import Outgoing, OutputError, OutputPath
 from .sadb import Expiry, Sadb, SadbError
 from .sockets import RawEspSocket, Received, UdpEncapSocket
@@ -51,6 +52,7 @@ class Encapsulator:
         self.spd = Spd()
         self.counters = Counters()
         self.events = Events()
+        self.key_manager: KeyManager | None = None
         self.tun: TunDevice | None = None
         self.follow = follow
         self.mark = mark
@@ -110,6 +112,8 @@ class Encapsulator:
             try:
                 outgoing = self._output.run(packets, now)
             except OutputError as error:
+                if self.key_manager is not None and error.policy is not None:
+                    self.key_manager.acquire(error.policy, packets[0], now)
                 if self.events.watchers:
                     for _ in packets:
                         self.events.emit("dropped", counter=error.counter, spi=error.spi)
@@ -171,7 +175,7 @@ class Encapsulator:
             payloads = received.datagrams()
             results = self._input.run(payloads, source, destination, sock.encap, sock.profile, now, tos)
             for result in results:
-                self._deliver(result, received, sock, inner)
+                self._deliver(result, received, sock, inner, now)
         self._write(inner)
 
     def raw_ready(self, sock: RawEspSocket, now: float) -> None:
@@ -181,7 +185,7 @@ class Encapsulator:
             payload, source, destination, tos, _ = received
             profile = self._profile(destination[0])
             result = self._input.esp(payload, source, destination, Encap.NONE, profile, now, tos)
-            self._deliver(result, received, None, inner)
+            self._deliver(result, received, None, inner, now)
         self._write(inner)
 
     def _profile(self, address: str) -> Profile:
@@ -198,19 +202,24 @@ class Encapsulator:
             self.counters.add("NattInTunnelError", refused)
 
     def _deliver(
-        self, result: Result, received: Received, sock: UdpEncapSocket | None, inner: list[bytes]
+        self,
+        result: Result,
+        received: Received,
+        sock: UdpEncapSocket | None,
+        inner: list[bytes],
+        now: float,
     ) -> None:
         if isinstance(result, Decapsulated):
             inner += result.packets
             if result.mapping:
-                self._mapped(result.mapping)
+                self._mapped(result.mapping, now)
             if self.events.watchers:
                 source = endpoint_text(received.source)
                 for sequence in result.sequences:
                     self.events.emit("decapsulated", spi=result.sa.spi, seq=sequence, source=source)
             return
         if isinstance(result, Dropped) and result.mapping:
-            self._mapped(result.mapping)
+            self._mapped(result.mapping, now)
         if not self.events.watchers:
             return
         source = endpoint_text(received.source)
@@ -224,7 +233,9 @@ class Encapsulator:
         else:
             self.events.emit("delivered", socket=name, source=source, payload=result.payload.hex())
 
-    def _mapped(self, mapping: Mapping) -> None:
+    def _mapped(self, mapping: Mapping, now: float) -> None:
+        if self.key_manager is not None:
+            self.key_manager.mapped(mapping, now)
         if self.follow:
             believed = (mapping.sa.source, mapping.sa.sport)
             try:
@@ -276,6 +287,8 @@ class Encapsulator:
         for expiry in expired:
             if expiry.hard:
                 self.spd.detach(expiry.sa)
+            if self.key_manager is not None:
+                self.key_manager.expired(expiry, now)
             if self.events.watchers:
                 self.events.emit("expired", spi=expiry.sa.spi, hard=expiry.hard)
         return expired

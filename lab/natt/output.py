@@ -10,7 +10,7 @@ from .association import DontFragment, Endpoint, Mode, SecurityAssociation, Stat
 from .counters import Counters
 from .esp import DUMMY
 from .ip import ESP, IPIP, IPV6, IpError, IpHeader, build_ip, build_udp, parse_ip
-from .spd import Spd
+from .spd import Policy, Spd
 from .wire import NON_IKE_MARKER, Encap
 
 _LAST_SEQUENCE = {False: 0xFFFFFFFF, True: 0xFFFFFFFFFFFFFFFF}
@@ -64,12 +64,13 @@ class Outgoing(NamedTuple):
 
 
 class OutputError(Exception):
-    """An inner packet that must not go out; `counter` says why."""
+    """An inner packet that must not go out; `counter` says why, `policy` is one that lacks its SA."""
 
-    def __init__(self, counter: str, spi: int = 0) -> None:
+    def __init__(self, counter: str, spi: int = 0, policy: Policy | None = None) -> None:
         super().__init__(counter)
         self.counter = counter
         self.spi = spi
+        self.policy = policy
 
 
 def encapsulate(sa: SecurityAssociation, packet: bytes, header: IpHeader, now: float) -> Outgoing:
@@ -179,8 +180,8 @@ class OutputPath:
         except IpError:
             raise OutputError("XfrmOutError") from None
         policy = self._spd.lookup(header, first)
-        if policy is None:
+        if policy is None or policy.blocks:
             raise OutputError("XfrmOutPolBlock")
         if policy.sa is None:
-            raise OutputError("XfrmOutNoStates")
+            raise OutputError("XfrmOutNoStates", policy=policy)
         return encapsulate_run(policy.sa, packets, header, now)

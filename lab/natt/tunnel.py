@@ -137,9 +137,14 @@ class EventLoop:
     def __init__(self) -> None:
         self._selector = selectors.DefaultSelector()
 
-    def register(self, source: Waitable, callback: Callable[[], None], *, write: bool = False) -> None:
-        """Call `callback` whenever `source` is readable, or with `write` also when it is writable."""
-        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if write else 0)
+    def register(
+        self, source: Waitable, callback: Callable[[], None], *, write: bool = False, read: bool = True
+    ) -> None:
+        """Call `callback` whenever `source` is readable, or with `write` also when it is writable.
+
+        Without `read` only then, and when it is closed.
+        """
+        events = (selectors.EVENT_READ if read else 0) | (selectors.EVENT_WRITE if write else 0)
         if source in self._selector.get_map():
             self._selector.modify(source, events, callback)
         else:
