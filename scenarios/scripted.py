@@ -1,0 +1,60 @@
+"""The scripted IKE peer at the left end, against the daemon at the right one."""
+
+import contextlib
+from collections.abc import Iterator
+
+from lab.cell import Cell
+from lab.ike.deviation import Deviation
+from lab.ike.ikev1.config import AGGRESSIVE_MODE, MAIN_MODE
+from lab.ike.ikev1.config import Config as Ikev1Config
+from lab.ike.ikev1.payloads import Identity as Ikev1Identity
+from lab.ike.ikev1.peer import Peer as Ikev1Peer
+from lab.ike.ikev1.suites import DEFAULT_PHASE1
+from lab.ike.ikev2.config import Config as Ikev2Config
+from lab.ike.ikev2.payloads import Identity as Ikev2Identity
+from lab.ike.ikev2.peer import Ikev2Peer
+from lab.ike.runner import Runner
+from lab.ike.transport import Endpoint
+from lab.peers.peer import IKEV1_AGGRESSIVE, IKEV2
+
+LEFT_ID, RIGHT_ID = "left.test", "right.test"
+
+
+@contextlib.contextmanager
+def scripted(cell: Cell, *deviations: Deviation) -> Iterator[Runner]:
+    """Initiate in the cell's version, with `deviations`, on ports 500 and 4500 of the left node."""
+    end = cell.endpoint("left")
+    local, remote = Endpoint.of(end.address, 500), Endpoint.of(end.remote, 500)
+    secret = cell.connection.secret.encode()
+    with contextlib.ExitStack() as stack:
+        sockets = []
+        for port in (500, 4500):
+            opened = stack.enter_context(end.node.socket())
+            opened.bind((end.address, port))
+            sockets.append(opened)
+        machine: Ikev1Peer | Ikev2Peer
+        if cell.version == IKEV2:
+            machine = Ikev2Peer(
+                Ikev2Config(
+                    local, remote, Ikev2Identity.of(LEFT_ID), secret, remote_id=Ikev2Identity.of(RIGHT_ID)
+                ),
+                deviations=deviations,
+            )
+        else:
+            machine = Ikev1Peer(
+                Ikev1Config(
+                    local,
+                    remote,
+                    secret,
+                    Ikev1Identity.fqdn(LEFT_ID),
+                    Ikev1Identity.fqdn(RIGHT_ID),
+                    exchange=AGGRESSIVE_MODE if cell.version == IKEV1_AGGRESSIVE else MAIN_MODE,
+                    suites=DEFAULT_PHASE1[:1],
+                    local_net=f"{end.inner}/32",
+                    remote_net=f"{end.remote_inner}/32",
+                    deviations=deviations,
+                )
+            )
+        runner = stack.enter_context(Runner(machine, sockets))
+        runner.do(machine.initiate)
+        yield runner
