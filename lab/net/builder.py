@@ -62,10 +62,11 @@ def connect(topology: Topology, namespaces: dict[str, Namespace]) -> None:
             route.send(steps.settle[name], descriptors)
     for name in steps.ipv6:
         with namespaces[name].entered():
-            _await_addresses(name)
+            await_addresses(name)
 
 
-def _await_addresses(label: str) -> None:
+def await_addresses(label: str) -> None:
+    """Wait until every IPv6 address of the calling thread's namespace is usable. Raises NetworkError."""
     try:
         wait_until(lambda: not tentative(), lambda: f"{listed(tentative())} to be usable")
     except DeadlineExceededError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import combinations, pairwise
 
+from lab.net.behaviour import Filtering, Mapping, Nat66, PortRange, Ports, Timeouts
 from lab.net.model import (
     FAMILIES,
     Address,
@@ -13,13 +14,15 @@ from lab.net.model import (
     Interface,
     Kind,
     Link,
+    Nat,
     Node,
     Prefix,
     TopologyError,
     listed,
     of_family,
 )
-from lab.net.paths import nat_config, path, visible
+from lab.net.nat import NatConfig
+from lab.net.paths import nat_config, path, spares, visible
 
 MAX_INTERFACE_NAME = 15
 """IFNAMSIZ less the closing zero."""
@@ -186,9 +189,12 @@ def _nat_problems(topology: Graph, node: Node, attached: list[str]) -> Iterator[
     if nat.outside in nat.inside:
         text = f"link {nat.outside} is both inside and outside of nat {node.name}: choose one"
         yield TopologyError(text, (*where, "outside"))
-    if nat.ports is not None and not 1 <= nat.ports.first <= nat.ports.last <= 65535:
-        text = f"nat {node.name} has ports {nat.ports}: use a range within 1-65535, e.g. 30000-30100"
-        yield TopologyError(text, (*where, "ports"))
+    yield from _behaviour_problems(nat, f"nat {node.name}", where)
+    names = [other.name for other in topology.nodes]
+    if nat.one_to_one is not None and nat.one_to_one not in names:
+        text = f"nat {node.name} is one to one with unknown node {nat.one_to_one!r}"
+        text += f"; nodes are {listed(names)}"
+        yield TopologyError(text, (*where, "one_to_one"))
     taken: set[tuple[str, int]] = set()
     for forward in nat.forwards:
         place = (*where, "forwards")
@@ -201,12 +207,40 @@ def _nat_problems(topology: Graph, node: Node, attached: list[str]) -> Iterator[
             text = f"nat {node.name} forwards {forward.protocol} port {forward.port} twice: remove one"
             yield TopologyError(text, place)
         taken.add((forward.protocol, forward.port))
-        names = [other.name for other in topology.nodes]
         if forward.to not in names:
             text = f"nat {node.name} forwards to unknown node {forward.to!r}; nodes are {listed(names)}"
             yield TopologyError(text, place)
         elif forward.to == node.name:
             yield TopologyError(f"nat {node.name} forwards to itself: name a node inside", place)
+
+
+def _behaviour_problems(nat: Nat, name: str, where: tuple[str, ...]) -> Iterator[TopologyError]:
+    ports = nat.ports
+    if isinstance(ports, PortRange) and not 1 <= ports.first <= ports.last <= 65535:
+        text = f"{name} has ports {ports}: use a range within 1-65535, e.g. 30000-30100"
+        yield TopologyError(text, (*where, "ports"))
+    if ports is Ports.PRESERVE and nat.mapping is not Mapping.EIM:
+        text = f"{name} gives destinations different ports ({nat.mapping.value}) and cannot preserve them"
+        yield TopologyError(f"{text}: use `ports: random`", (*where, "ports"))
+    if nat.seed and ports is not Ports.SEEDED:
+        yield TopologyError(f"{name} has a seed for nothing: add `ports: seeded`", (*where, "seed"))
+    if not 0 <= nat.seed < 1 << 32:
+        yield TopologyError(f"{name} has seed {nat.seed}: use 0 to {(1 << 32) - 1}", (*where, "seed"))
+    if nat.nat66 is Nat66.MASQUERADE and nat.learns and nat.one_to_one is None:
+        # nft 1.0.6 has too few registers for a learned map of IPv6 addresses.
+        text = f"{name} translates IPv6, which only filters by APDF and without hairpin: change nat66"
+        yield TopologyError(text, (*where, "nat66"))
+    if nat.one_to_one is not None and nat.filtering is not Filtering.EIF:
+        text = f"{name} is one to one and lets everything in: use `filtering: EIF`"
+        yield TopologyError(text, (*where, "one_to_one"))
+    for port in nat.passthrough:
+        if not 1 <= port <= 65535:
+            yield TopologyError(f"{name} passes port {port} through: use 1 to 65535", (*where, "passthrough"))
+    for key in Timeouts.SYSCTLS:
+        seconds = getattr(nat.timeouts, key)
+        if seconds < 1:
+            text = f"{name} has timeout {key} {seconds}: use seconds from 1 up"
+            yield TopologyError(text, (*where, "timeouts"))
 
 
 def _way_problems(topology: Graph) -> Iterator[TopologyError]:
@@ -217,6 +251,21 @@ def _way_problems(topology: Graph) -> Iterator[TopologyError]:
             yield TopologyError(f"{error}: join them by links and routers", ("nodes", two))
     for name in topology.nats:
         try:
-            nat_config(topology, name)
+            config = nat_config(topology, name)
         except TopologyError as error:
             yield error
+            continue
+        for family in config.families:
+            if config.translates(family) and not config.is_plain:
+                yield from _classifiable(topology, config, name, family)
+
+
+def _classifiable(topology: Graph, config: NatConfig, name: str, family: Family) -> Iterator[TopologyError]:
+    subnet = topology.link(config.outside).subnet(family)
+    if not spares(topology, config.outside, family, 1):
+        text = f"nat {name} needs a free address on {config.outside} for its self-test: widen {subnet}"
+        yield TopologyError(text, ("links", config.outside))
+    named = config.by_destination(family)
+    if named and len(config.range) // (len(named) + 1) < 16:
+        text = f"nat {name} has too few ports for {len(named)} destinations: widen {config.range}"
+        yield TopologyError(text, ("nodes", name, "ports"))

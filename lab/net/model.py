@@ -14,6 +14,8 @@ from functools import cached_property
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
 from typing import Literal
 
+from lab.net.behaviour import Behaviour
+
 Family = Literal[4, 6]
 Address = IPv4Address | IPv6Address
 Prefix = IPv4Network | IPv6Network
@@ -41,26 +43,6 @@ class Kind(Enum):
     """forwards"""
 
 
-class Nat66(Enum):
-    """What a NAT does with IPv6."""
-
-    ROUTE = "route"
-    """forwards it untranslated; `guard` is then a stateful firewall (RFC 6092)"""
-    MASQUERADE = "masquerade"
-    """gives sources its outside address and keeps the port where it is free"""
-
-
-@dataclass(frozen=True)
-class PortRange:
-    """Outside ports a NAT may give, both ends included."""
-
-    first: int
-    last: int
-
-    def __str__(self) -> str:
-        return f"{self.first}-{self.last}"
-
-
 @dataclass(frozen=True)
 class Forward:
     """A static mapping: outside `port` goes to the same port of node `to`.
@@ -74,23 +56,16 @@ class Forward:
 
 
 @dataclass(frozen=True)
-class Nat:
-    """How a NAT node behaves. Linux masquerading: endpoint-independent mapping, address- and port-dependent
-    filtering (RFC 4787 §4.1, §5) as long as `guard` holds.
-    """
+class Nat(Behaviour):
+    """A NAT node: where it stands, and how it behaves."""
 
     inside: tuple[str, ...]
     """links whose sources are translated"""
     outside: str
     """link whose address they get"""
     forwards: tuple[Forward, ...] = ()
-    guard: bool = True
-    """drop new flows from outside, so that they cannot take the port of an inside flow"""
-    drop_esp: bool = True
-    """drop IP protocol 50 in FORWARD, as a NAT without ESP passthrough does"""
-    ports: PortRange | None = None
-    """outside ports to choose from; None preserves the inside port where it is free"""
-    nat66: Nat66 = Nat66.ROUTE
+    one_to_one: str | None = None
+    """node inside that gets every packet from outside that belongs to nobody else"""
 
 
 @dataclass(frozen=True)

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Collection
-from ipaddress import IPv4Network, IPv6Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from itertools import pairwise
 
+from lab.net.behaviour import BEHAVIOUR, Mapping, Nat66
 from lab.net.model import (
     Address,
     Family,
     Graph,
     Interface,
     Kind,
-    Nat66,
     Node,
     Prefix,
     Route,
@@ -183,28 +183,54 @@ def nat_config(topology: Graph, name: str) -> NatConfig:
         raise TopologyError(f"{name} is no nat; nats are {listed(topology.nats)}")
     own = {family for end in topology.interfaces(name) for family in end.families}
     families = tuple(family for family in topology.families if family in own)
-    mappings = []
-    for forward in nat.forwards:
-        found = [family for family in families if forward.to in _inside(topology, name, family)]
+
+    def targets(node: str, key: str) -> dict[Family, Address]:
+        found = [family for family in families if node in _inside(topology, name, family)]
         if not found:
-            raise TopologyError(
-                f"nat {name} forwards to {forward.to}, which is not on its inside",
-                ("nodes", name, "forwards"),
-            )
-        mappings += [
-            StaticMapping(forward.protocol, forward.port, reach(topology, name, forward.to, family))
-            for family in found
-        ]
+            text = f"nat {name} forwards to {node}, which is not on its inside"
+            raise TopologyError(text, ("nodes", name, key))
+        return {family: reach(topology, name, node, family) for family in found}
+
+    mappings = [
+        StaticMapping(forward.protocol, forward.port, to)
+        for forward in nat.forwards
+        for to in targets(forward.to, "forwards").values()
+    ]
+    whole = targets(nat.one_to_one, "one_to_one") if nat.one_to_one is not None else {}
     return NatConfig(
         inside=nat.inside,
         outside=nat.outside,
         mappings=tuple(mappings),
-        guard=nat.guard,
-        drop_esp=nat.drop_esp,
-        ports=nat.ports,
-        nat66=nat.nat66,
+        one_to_one=tuple(whole.values()),
         families=families,
+        addresses=tuple(a.ip for a in topology.link(nat.outside).end(name).addresses),
+        destinations=destinations(topology, name) if nat.mapping is Mapping.ADM else (),
+        **{key: getattr(nat, key) for key in BEHAVIOUR},
     )
+
+
+def destinations(topology: Graph, name: str) -> tuple[Address, ...]:
+    """The addresses beyond the outside of NAT `name`, that of its self-test included."""
+    nat = topology.node(name).nat
+    assert nat is not None
+    found: dict[Address, None] = {}
+    for family in topology.link(nat.outside).families:
+        ways = _walk(topology, name, family, into_nats=False)
+        links = [link for link, way in ways.items() if (way[0].link if way else link) == nat.outside]
+        ends = [end for link in links for end in topology.link(link).ends if end.node != name]
+        found |= dict.fromkeys(end.ip(family) for end in ends)
+        found |= dict.fromkeys(spares(topology, nat.outside, family, 1))
+    return tuple(found)
+
+
+def spares(topology: Graph, link: str, family: Family, count: int) -> list[Address]:
+    """Up to `count` host addresses of `link` that no end has, from the top."""
+    subnet = topology.link(link).subnet(family)
+    taken = {end.ip(family) for end in topology.link(link).ends}
+    last = int(subnet.broadcast_address) - 1
+    candidates = range(last, max(int(subnet.network_address), last - count - len(taken)), -1)
+    make = IPv4Address if family == 4 else IPv6Address
+    return [address for number in candidates if (address := make(number)) not in taken][:count]
 
 
 def _inside(topology: Graph, name: str, family: Family) -> set[str]:

@@ -153,5 +153,11 @@ def plan(topology: Topology) -> Plan:
         setup={name: tuple(steps) for name, steps in setup.items()},
         settle={name: tuple(steps) for name, steps in settle.items()},
         ipv6=frozenset(end.node for link in topology.links for end in link.ends if 6 in end.families),
-        sysctls={node.name: sysctls(node.kind, uses_ipv6(topology, node)) for node in topology.nodes},
+        sysctls={
+            node.name: (
+                *sysctls(node.kind, uses_ipv6(topology, node)),
+                *(node.nat.timeouts.sysctls() if node.nat is not None else ()),
+            )
+            for node in topology.nodes
+        },
     )

@@ -1,51 +1,114 @@
-"""iptables and ip6tables rules of a NAT, as text for iptables-restore(8). Pure."""
+"""iptables and ip6tables rules of a NAT, as text for iptables-restore(8). Pure.
+
+They translate; what iptables cannot express is in lab.net.nft_rules.
+"""
 
 from __future__ import annotations
 
+from lab.net.behaviour import Filtering, Mapping, PortRange, Ports
 from lab.net.model import Address, Family
-from lab.net.nat import NatConfig
+from lab.net.nat import NatConfig, StaticMapping
+
+HAIRPIN_MARK = "0x1"
+PROTOCOLS = ("udp", "tcp")
 
 
 def nat_rules(nat: NatConfig, family: Family = 4) -> str:
     """The rules that make a Linux router behave as `nat`: tables nat and filter, policies ACCEPT.
 
     With `family` 6 they are for ip6tables-restore, and table nat is absent where IPv6 is only routed.
-
     Static mappings come first in FORWARD so that the guard does not drop them. The guard keeps an outside
     packet from entering conntrack before the inside one: else the inside flow is moved to another port.
     """
-    outside = nat.outside
-    static = [m for m in nat.mappings if m.to.version == family]
+    filtering = _table("filter", ("INPUT", "FORWARD", "OUTPUT"), _filters(nat, family))
+    if not nat.translates(family):
+        return filtering
+    chains = ("PREROUTING", "INPUT", "OUTPUT", "POSTROUTING")
+    return _table("nat", chains, _prerouting(nat, family) + _postrouting(nat, family)) + filtering
+
+
+def _filters(nat: NatConfig, family: Family) -> list[str]:
     filters = []
     if nat.drop_esp:
         filters.append("-A FORWARD -p esp -j DROP")
-    if nat.guard:
-        if not nat.translates(family):
-            filters += [
-                f"-A FORWARD -i {outside} -d {m.to} -p {m.protocol} --dport {m.port} -j ACCEPT"
-                for m in static
-            ]
-        elif static:
-            filters.append(f"-A FORWARD -i {outside} -m conntrack --ctstate DNAT -j ACCEPT")
-        filters += [
-            f"-A {chain} -i {outside} -m conntrack --ctstate NEW -j DROP" for chain in ("INPUT", "FORWARD")
-        ]
-    filtering = _table("filter", ("INPUT", "FORWARD", "OUTPUT"), filters)
+    if not nat.guard:
+        return filters
+    static = _static(nat, family)
+    insider = nat.insider(family)
     if not nat.translates(family):
-        return filtering
-    prerouting = [
-        f"-A PREROUTING -i {outside} -p {m.protocol} --dport {m.port}"
-        f" -j DNAT --to-destination {_with_port(m.to, m.port)}"
-        for m in static
-    ]
-    postrouting = [f"-A POSTROUTING -o {outside} -j MASQUERADE"]
-    if nat.ports is not None:
-        postrouting[:0] = [
-            f"-A POSTROUTING -o {outside} -p {protocol} -j MASQUERADE --to-ports {nat.ports}"
-            for protocol in ("udp", "tcp")
+        filters += [
+            f"-A FORWARD -i {nat.outside} -d {m.to} -p {m.protocol} --dport {m.port} -j ACCEPT"
+            for m in static
         ]
-    chains = ("PREROUTING", "INPUT", "OUTPUT", "POSTROUTING")
-    return _table("nat", chains, prerouting + postrouting) + filtering
+        if insider is not None:
+            filters.append(f"-A FORWARD -i {nat.outside} -d {insider} -j ACCEPT")
+    elif static or insider is not None or nat.filtering is not Filtering.APDF:
+        filters.append(f"-A FORWARD -i {nat.outside} -m conntrack --ctstate DNAT -j ACCEPT")
+    return filters + [
+        f"-A {chain} -i {nat.outside} -m conntrack --ctstate NEW -j DROP" for chain in ("INPUT", "FORWARD")
+    ]
+
+
+def _prerouting(nat: NatConfig, family: Family) -> list[str]:
+    arriving = [f"-i {nat.outside}"]
+    rules = []
+    if nat.hairpin:
+        from_inside = [f"-i {link} -d {nat.address(family)}" for link in nat.inside]
+        rules += [f"-A PREROUTING {way} -j MARK --set-mark {HAIRPIN_MARK}" for way in from_inside]
+        arriving += from_inside
+    rules += [
+        f"-A PREROUTING {way} -p {m.protocol} --dport {m.port}"
+        f" -j DNAT --to-destination {_with_port(m.to, m.port)}"
+        for m in _static(nat, family)
+        for way in arriving
+    ]
+    insider = nat.insider(family)
+    if insider is not None:
+        rules += [f"-A PREROUTING {way} -j DNAT --to-destination {insider}" for way in arriving]
+    return rules
+
+
+def _postrouting(nat: NatConfig, family: Family) -> list[str]:
+    outside = nat.outside
+    rules = []
+    if nat.hairpin:
+        # The kernel reuses the source's mapping, if it has one, for an SNAT that names no port.
+        target = f"-m mark --mark {HAIRPIN_MARK} -j SNAT --to-source {nat.address(family)}"
+        rules += [f"-A POSTROUTING -o {link} {target}" for link in nat.inside]
+    rules += [
+        f"-A POSTROUTING -o {outside} -p udp --sport {port} -j MASQUERADE --to-ports {port}"
+        for port in nat.passthrough
+    ]
+    # The hash of nft runs first and leaves nothing of UDP and TCP to these.
+    if nat.ports is not Ports.SEEDED:
+        for protocol in PROTOCOLS:
+            rules += [f"-A POSTROUTING -o {outside} -p {protocol} {how}" for how in _choices(nat, family)]
+    return [*rules, f"-A POSTROUTING -o {outside} -j MASQUERADE"]
+
+
+def _choices(nat: NatConfig, family: Family) -> list[str]:
+    """How UDP and TCP get their outside ports: matches and targets, the first that fits decides."""
+    target = "-j MASQUERADE"
+    if nat.mapping is Mapping.APDM:
+        return [f"{target} --to-ports {nat.range} --random-fully"]
+    if nat.mapping is Mapping.ADM:
+        named = nat.by_destination(family)
+        last = nat.range.split(len(named) + 1)[-1]
+        rules = [f"-d {address} {target} --to-ports {ports}" for address, ports in named.items()]
+        return [*rules, f"{target} --to-ports {last}"]
+    if isinstance(nat.ports, PortRange):
+        return [f"{target} --to-ports {nat.ports}"]
+    if nat.ports is Ports.RANDOM:
+        # A port within the range would be kept, so low ports are drawn from above and high ones from below.
+        return [
+            f"--sport 0:33791 {target} --to-ports 33792-65535",
+            f"--sport 33792:65535 {target} --to-ports 1024-33791",
+        ]
+    return []
+
+
+def _static(nat: NatConfig, family: Family) -> list[StaticMapping]:
+    return [mapping for mapping in nat.mappings if mapping.to.version == family]
 
 
 def nat66_rules(nat: NatConfig) -> str:

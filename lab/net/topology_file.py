@@ -12,8 +12,7 @@
 
 An address may be one of each family: `lan: {left: [10.1.0.2/24, fd01::2/64], …}`, and so may inner. A link
 may have an mtu. Keys of a node: kind (peer, nat, router); routes: [{to, via}]; of a peer also inner; of a nat
-also inside, outside, forwards: [{port, to, protocol}], guard, drop_esp, ports (preserve, or a range), nat66
-(route or masquerade).
+also those of lab.net.nat_file.
 """
 
 from __future__ import annotations
@@ -25,27 +24,23 @@ from pathlib import Path
 import yaml
 
 from lab.net.model import (
-    Forward,
     Interface,
     Kind,
     Link,
-    Nat,
-    Nat66,
     Node,
-    PortRange,
     PrefixedAddress,
     Route,
     TopologyError,
     listed,
 )
+from lab.net.nat_file import KEYS, NatReader
 from lab.net.topology import Topology
-from lab.net.yaml_reader import YamlReader
 
 DIRECTORY = Path(__file__).parents[2] / "topologies"
 
 NODE_KEYS = {
     Kind.PEER: ("kind", "inner", "routes"),
-    Kind.NAT: ("kind", "inside", "outside", "forwards", "guard", "drop_esp", "ports", "nat66", "routes"),
+    Kind.NAT: ("kind", *KEYS, "routes"),
     Kind.ROUTER: ("kind", "routes"),
 }
 
@@ -89,7 +84,7 @@ def parse(text: str, name: str, source: str) -> Topology:
         raise TopologyError(f"{source}:{reader.line(error.where)}: {error}", error.where) from error
 
 
-class _Reader(YamlReader):
+class _Reader(NatReader):
     """Reads the parts of a topology."""
 
     def topology(self, root: yaml.Node, name: str, drawing: str) -> Topology:
@@ -131,43 +126,6 @@ class _Reader(YamlReader):
             nat=self.nat(fields) if kind is Kind.NAT else None,
             routes=self.routes(fields["routes"], name) if "routes" in fields else None,
         )
-
-    def nat(self, fields: dict[str, yaml.Node]) -> Nat:
-        return Nat(
-            inside=self.texts(fields["inside"], "inside") if "inside" in fields else (),
-            outside=self.text(fields["outside"], "outside") if "outside" in fields else "",
-            forwards=tuple(self.forward(item) for item in self.items(fields["forwards"], "forwards"))
-            if "forwards" in fields
-            else (),
-            guard=self.truth(fields["guard"], "guard") if "guard" in fields else True,
-            drop_esp=self.truth(fields["drop_esp"], "drop_esp") if "drop_esp" in fields else True,
-            ports=self.ports(fields["ports"]) if "ports" in fields else None,
-            nat66=self.nat66(fields["nat66"]) if "nat66" in fields else Nat66.ROUTE,
-        )
-
-    def nat66(self, value: yaml.Node) -> Nat66:
-        word = self.text(value, "nat66")
-        if word not in [each.value for each in Nat66]:
-            self.fail(value, f"nat66 is {word!r}: use {listed(each.value for each in Nat66)}")
-        return Nat66(word)
-
-    def forward(self, value: yaml.Node) -> Forward:
-        fields = self.mapping(value, "a forward", None, ("port", "to", "protocol"))
-        for key in ("port", "to"):
-            if key not in fields:
-                self.fail(value, f"a forward has no `{key}`: write e.g. {{port: 500, to: right}}")
-        port = self.value(fields["port"], int, "500")
-        protocol = self.text(fields["protocol"], "protocol") if "protocol" in fields else "udp"
-        return Forward(port, self.text(fields["to"], "to"), protocol)
-
-    def ports(self, value: yaml.Node) -> PortRange | None:
-        text = self.text(value, "ports")
-        if text == "preserve":
-            return None
-        found = re.fullmatch(r"(\d+)-(\d+)", text)
-        if found is None:
-            self.fail(value, f"unknown ports {text!r}: use preserve, or a range like 30000-30100")
-        return PortRange(int(found[1]), int(found[2]))
 
     def routes(self, value: yaml.Node, name: str) -> tuple[Route, ...]:
         found = []

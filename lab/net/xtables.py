@@ -1,4 +1,4 @@
-"""Loading iptables and ip6tables rules into a namespace: one restore per NAT and family."""
+"""Loading rules into a namespace: one iptables-restore per NAT and family, and nft where it is needed."""
 
 from __future__ import annotations
 
@@ -25,17 +25,13 @@ DEADLINE = 20.0
 
 
 class Restore:
-    """A running iptables-restore; finish() waits for it."""
+    """A program that loads rules from its standard input; finish() waits for it."""
 
     def __init__(
-        self, namespace: Namespace, rules: str, backend: Backend, lock: Path, family: Family = 4
+        self, namespace: Namespace, rules: str, argv: list[str], package: str, env: dict[str, str]
     ) -> None:
-        program = f"{'iptables' if family == 4 else 'ip6tables'}-{backend}-restore"
-        self._what = f"nat {namespace.label}: {program}"
+        self._what = f"nat {namespace.label}: {argv[0]}"
         self._rules = rules
-        argv = [program]
-        if backend == "legacy":
-            argv += ["-w", "5"]
         try:
             with namespace.entered():
                 self._process = subprocess.Popen(
@@ -43,11 +39,11 @@ class Restore:
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=subprocess.STDOUT,
-                    env={**os.environ, "XTABLES_LOCKFILE": str(lock)},
+                    env={**os.environ, **env},
                     start_new_session=True,
                 )
         except OSError as error:
-            text = f"{self._what}: {error.strerror} (Debian package iptables)"
+            text = f"{self._what}: {error.strerror} (Debian package {package})"
             raise NetworkError(text) from error
         assert self._process.stdin is not None
         # A rule set is far smaller than a pipe, so this does not wait.
@@ -73,11 +69,24 @@ class Restore:
             self._process.communicate()
 
 
+def xtables(namespace: Namespace, rules: str, backend: Backend, lock: Path, family: Family = 4) -> Restore:
+    """Start to load `rules` of iptables, or ip6tables, into `namespace`."""
+    argv = [f"{'iptables' if family == 4 else 'ip6tables'}-{backend}-restore"]
+    if backend == "legacy":
+        argv += ["-w", "5"]
+    return Restore(namespace, rules, argv, "iptables", {"XTABLES_LOCKFILE": str(lock)})
+
+
+def nft(namespace: Namespace, rules: str) -> Restore:
+    """Start to load `rules` of nftables into `namespace`."""
+    return Restore(namespace, rules, ["nft", "-f", "-"], "nftables", {})
+
+
 def refusal(rules: str, output: str) -> str:
-    """What iptables-restore said about which of the `rules`."""
+    """What the program said about which of the `rules`."""
     said = " / ".join(line.strip() for line in output.splitlines() if line.strip() and "--help" not in line)
     lines = rules.splitlines()
-    for number in (int(found) for found in re.findall(r"line:? (\d+)", output)):
+    for number in (int(found) for found in re.findall(r"(?:line:? |stdin:)(\d+)", output)):
         if 0 < number <= len(lines):
             return f"refused line {number}, `{lines[number - 1]}`: {said}"
     return f"refused its rules: {said}\n{rules}"
@@ -85,7 +94,7 @@ def refusal(rules: str, output: str) -> str:
 
 def restore(namespace: Namespace, rules: str, backend: Backend, lock: Path, family: Family = 4) -> None:
     """Load `rules` into `namespace`, replacing those of the same tables. Raises NetworkError."""
-    Restore(namespace, rules, backend, lock, family).finish()
+    xtables(namespace, rules, backend, lock, family).finish()
 
 
 @lru_cache(maxsize=1)

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
 from lab.net import conntrack
 from lab.net.builder import connect, create_namespaces
+from lab.net.errors import NetworkError
 from lab.net.model import Family, TopologyError, listed
 from lab.net.namespace import Namespace
 from lab.net.nat import NatConfig
+from lab.net.nft_rules import forget_rules, nft_rules, unlearn_rules
 from lab.net.processes import ProcessSpace
 from lab.net.rules import nat66_rules, nat_rules
 from lab.net.topology import Topology
-from lab.net.xtables import Backend, Restore, default_backend
+from lab.net.xtables import Backend, Restore, default_backend, nft, xtables
 from lab.nodes.namespace_node import NamespaceNode
 
 
@@ -44,31 +47,47 @@ class RunningNat:
         self.config = config
         self.rules_of = rules
         """its rules by family, as given to iptables-restore and ip6tables-restore"""
+        self.nft_rules = nft_rules(config)
         self.backend: Backend = backend
         self._namespace = namespace
         self._scratch = scratch
 
     @property
     def rules(self) -> str:
-        """Its iptables rules and, where its links carry IPv6, its ip6tables rules after them."""
-        return "".join(self.rules_of.values())
+        """Its rules: of iptables, of ip6tables where links carry IPv6, and of nft if it needs any."""
+        return "".join(self.rules_of.values()) + self.nft_rules
 
     def loading(self) -> list[Restore]:
         """Start to load all its rules; finish() each."""
-        return [self._restore(text, family) for family, text in self.rules_of.items()]
+        started = [self._restore(text, family) for family, text in self.rules_of.items()]
+        return started + ([nft(self._namespace, self.nft_rules)] if self.nft_rules else [])
 
     def _restore(self, rules: str, family: Family) -> Restore:
         # One lock per family: the two never touch the same table.
         lock = self._scratch / f"{self.name}.xtables-lock{family}"
-        return Restore(self._namespace, rules, self.backend, lock, family)
+        return xtables(self._namespace, rules, self.backend, lock, family)
 
     def forget(self) -> None:
         """Lose all mappings, as a reboot does. A port-preserving NAT gives the same port again."""
+        learned = forget_rules(self.config)
+        if learned:
+            nft(self._namespace, learned).finish()
         conntrack.flush(self._namespace)
 
     def conntrack(self) -> list[conntrack.Connection]:
         """The connections it knows."""
         return conntrack.dump(self._namespace)
+
+    @contextmanager
+    def transparent(self) -> Iterator[None]:
+        """Route without translating or filtering for the block, and forget all connections after it."""
+        empty = [self._restore("*nat\nCOMMIT\n*filter\nCOMMIT\n", family) for family in self.rules_of]
+        try:
+            _finish([*empty, nft(self._namespace, unlearn_rules(self.config))])
+            yield
+        finally:
+            _finish(self.loading())
+            conntrack.flush(self._namespace)
 
     def load(self, rules: str, family: Family = 4) -> None:
         """Replace its rules of `family`; known connections keep their mappings. Raises NetworkError."""
@@ -79,6 +98,18 @@ class RunningNat:
         """Its rules and connections, for a failure message."""
         connections = "\n".join(f"  {entry}" for entry in self.conntrack()) or "  none"
         return f"nat {self.name} ({self.backend}), rules:\n{self.rules}connections:\n{connections}"
+
+
+def _finish(loads: list[Restore]) -> None:
+    """Wait for all; the first refusal is raised after the others have ended."""
+    refused: list[NetworkError] = []
+    for running in loads:
+        try:
+            running.finish()
+        except NetworkError as error:
+            refused.append(error)
+    if refused:
+        raise refused[0]
 
 
 class Network:

@@ -10,15 +10,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from lab.net import paths
+from lab.net.behaviour import PortRange, Ports
 from lab.net.errors import NetworkError
-from lab.net.model import Family, TopologyError
+from lab.net.model import Family, TopologyError, listed
+from lab.nodes.classify import NoAnswerError, Observed, classify_tcp, classify_udp
 from lab.nodes.network import Network
+from lab.nodes.vantage import AF, vantage
 
 IKE_PORTS = (500, 4500)
 ESP = 50
 TCP_OCTETS = 16384
-AF: dict[Family, socket.AddressFamily] = {4: socket.AF_INET, 6: socket.AF_INET6}
-
 Address = tuple[str, int]
 
 
@@ -42,11 +43,11 @@ def prove(network: Network, deadline: float = 2.0) -> None:
     For every family and every ordered pair that the topology lets talk: UDP on 500 and 4500 (or the
     forwarded ports) arrives under the expected source and is answered; ESP passes, or is dropped where a NAT
     says so; and every peer carries TCP as far as it may initiate. `deadline` is seconds per probe. The NATs
-    forget everything.
+    forget everything. A NAT that declares more than masquerading is classified (prove_nat).
     Call it while nothing else uses the ports. Raises BrokenLabError, or NetworkError for a port in use.
     """
     topology = network.topology
-    with _one_cpu():
+    with one_cpu():
         for family in topology.families:
             for source in topology.peers:
                 for target in topology.peers:
@@ -55,7 +56,38 @@ def prove(network: Network, deadline: float = 2.0) -> None:
                         _forget(network)
                         _prove_pair(_Way(network, source, target, family), deadline)
                 _prove_tcp(network, source, family, deadline)
+        for nat in network.nats:
+            for family in nat.config.families:
+                if nat.config.translates(family) and not nat.config.is_plain:
+                    prove_nat(network, nat.name, family, deadline)
     _forget(network)
+
+
+def prove_nat(
+    network: Network, name: str, family: Family = 4, deadline: float = 2.0
+) -> tuple[Observed, Observed]:
+    """Classify NAT `name` by UDP and by TCP. Raises BrokenLabError if it is not as declared.
+
+    Ports drawn at random may be equal by chance, so a contradiction must show twice. The NAT forgets.
+    """
+    config = network.nat(name).config
+    expected = f"nat {name} to be {config.mapping.value}/{config.filtering.value}"
+    found = []
+    with vantage(network, name, family) as place, one_cpu():
+        for classify in (classify_udp, classify_tcp):
+            try:
+                observed = classify(place, deadline)
+                if observed.contradictions(config):
+                    observed = classify(place, deadline)
+            except NoAnswerError as error:
+                raise BrokenLabError(network, expected, str(error), (name,)) from error
+            wanted = observed.contradictions(config)
+            if wanted:
+                what = f"{expected}, {observed.protocol} {listed(wanted)}"
+                raise BrokenLabError(network, what, str(observed), (name,))
+            found.append(observed)
+    network.nat(name).forget()
+    return found[0], found[1]
 
 
 @dataclass(frozen=True)
@@ -92,13 +124,13 @@ class _Way:
         """The NATs on the way."""
         return paths.nats_between(self.network.topology, self.source, self.target, self.family)
 
-    def ports(self, port: int) -> range:
+    def ports(self, port: int) -> PortRange:
         """The ports at which the target may see the source's `port`."""
-        ports = range(port, port + 1)
+        ports = PortRange(port, port)
         for name in paths.nats_left(self.network.topology, self.source, self.target, self.family):
             config = self.network.nat(name).config
-            if config.ports is not None and config.translates(self.family):
-                ports = range(config.ports.first, config.ports.last + 1)
+            if config.ports is not Ports.PRESERVE:
+                ports = config.possible_ports(self.family, ports.first)
         return ports
 
     def bound(self, node: str, kind: int, proto: int, address: Address) -> socket.socket:
@@ -123,7 +155,8 @@ def _forget(network: Network) -> None:
 
 
 @contextmanager
-def _one_cpu() -> Iterator[None]:
+def one_cpu() -> Iterator[None]:
+    """Keep the calling thread on one CPU for the block."""
     # Packets queued on one CPU keep their order, so a later arrival proves that an earlier one was dropped.
     allowed = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(allowed)})
@@ -161,8 +194,7 @@ def _prove_udp(way: _Way, aim: Address, deadline: float) -> None:
         seen = _exchange(near, far, aim, deadline)
         expected = way.ports(port)
         what = f"UDP from {source} to {_shown(aim)} to arrive at {target} from {way.seen}"
-        ports = str(expected[0]) if len(expected) == 1 else f"{expected[0]}-{expected[-1]}"
-        what += f" port {ports}"
+        what += f" port {expected if len(expected) > 1 else port}"
         if seen is None:
             raise way.broken(what, f"nothing in {deadline:g} s")
         if seen[0] != way.seen or seen[1] not in expected:

@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 
 from lab.net import topology_file
-from lab.net.model import Kind, Nat66, PortRange, TopologyError
+from lab.net.behaviour import BEHAVIOUR, PRESETS, Filtering, Mapping, Nat66, PortRange, Ports, Timeouts
+from lab.net.model import Kind, TopologyError
 
 GOOD = """\
 # left -- nat -- right
@@ -36,7 +37,7 @@ def test_a_file_becomes_a_topology():
     assert str(topology.inner("right")) == "10.20.0.1/32"
     nat = topology.node("nat").nat
     assert nat is not None
-    assert (nat.guard, nat.drop_esp, nat.ports, nat.forwards) == (True, True, None, ())
+    assert (nat.guard, nat.drop_esp, nat.ports, nat.forwards) == (True, True, Ports.PRESERVE, ())
 
 
 def test_every_option_of_a_nat():
@@ -63,7 +64,7 @@ def test_every_option_of_a_nat():
         (NAT, NAT[:-1] + ", forwards: [{port: 70000, to: left}]}", 6, "port 70000: use 1 to 65535"),
         (NAT, NAT[:-1] + ", forwards: [{port: ike, to: left}]}", 6, "'ike': write it like 500"),
         (NAT, NAT[:-1] + ", forwards: [{port: 500}]}", 6, "a forward has no `to`"),
-        (NAT, NAT[:-1] + ", ports: some}", 6, "unknown ports 'some': use preserve, or a range"),
+        (NAT, NAT[:-1] + ", ports: some}", 6, "unknown ports 'some': use preserve, random and seeded, or a range"),
         (NAT, NAT[:-1] + ", ports: 9-8}", 6, "ports 9-8: use a range within 1-65535"),
         (NAT, NAT[:-1] + ", guard: maybe}", 6, "guard is 'maybe': use true or false"),
         (NAT, NAT[:-1] + ", gaurd: true}", 6, "nat nat has unknown key 'gaurd': use kind, inside"),
@@ -94,6 +95,23 @@ def test_every_option_of_a_nat():
         ("{kind: peer, inner: 10.10.0.1/32}", "{kind: peer, routes: [{to: 0.0.0.0/0, via: 10.9.0.1}]}", 5, "left cannot reach 10.9.0.1: a route goes via an address on lan"),
         ("{kind: peer, inner: 10.10.0.1/32}", "{kind: peer, routes: [{to: 0.0.0.0/0}]}", 5, "a route of left has no `via`"),
         ("{kind: peer, inner: 10.10.0.1/32}", "{kind: peer, inside: lan}", 5, "peer left has unknown key 'inside'"),
+        (NAT, NAT[:-1] + ", preset: hotel}", 6, "unknown preset 'hotel': use home, full_cone"),
+        (NAT, NAT[:-1] + ", preset: static_one_to_one}", 6, "static_one_to_one has no insider: add e.g. `one_to_one: left`"),
+        (NAT, NAT[:-1] + ", preset: static_one_to_one, one_to_one: lift}", 6, "is one to one with unknown node 'lift'; nodes are left, nat and right"),
+        (NAT, NAT[:-1] + ", preset: static_one_to_one, one_to_one: right}", 6, "forwards to right, which is not on its inside"),
+        (NAT, NAT[:-1] + ", one_to_one: left}", 6, "lets everything in: use `filtering: EIF`"),
+        (NAT, NAT[:-1] + ", mapping: cone}", 6, "mapping is 'cone': use EIM, ADM and APDM"),
+        (NAT, NAT[:-1] + ", filtering: open}", 6, "filtering is 'open': use EIF, ADF and APDF"),
+        (NAT, NAT[:-1] + ", preset: symmetric, ports: preserve}", 6, "nat nat gives destinations different ports (APDM) and cannot preserve them: use `ports: random`"),
+        (NAT, NAT[:-1] + ", seed: 7}", 6, "nat nat has a seed for nothing: add `ports: seeded`"),
+        (NAT, NAT[:-1] + ", ports: seeded, seed: -1}", 6, "seed -1: use 0 to 4294967295"),
+        (NAT, NAT[:-1] + ", passthrough: [0]}", 6, "passes port 0 through: use 1 to 65535"),
+        (NAT, NAT[:-1] + ", passthrough: 500}", 6, "passthrough must be a list"),
+        (NAT, NAT[:-1] + ", timeouts: {upd: 3}}", 6, "timeouts has unknown key 'upd': use udp, udp_stream, tcp and other"),
+        (NAT, NAT[:-1] + ", timeouts: {udp: 0}}", 6, "timeout udp 0: use seconds from 1 up"),
+        (NAT, NAT[:-1] + ", timeouts: {udp: soon}}", 6, "'soon': write it like 30"),
+        (NAT, NAT[:-1] + ", mapping: ADM, ports: 2000-2020}", 6, "too few ports for 2 destinations: widen 2000-2020"),
+        (NAT, NAT[:-1] + ", nat66: masquerade, filtering: EIF}", 6, "only filters by APDF and without hairpin"),
         (NAT, NAT[:-1] + ", nat66: nptv6}", 6, "nat66 is 'nptv6': use route and masquerade"),
         ("{left: 10.1.0.2/24", "{left: [10.1.0.2/24, \"fd01::2/64\"]", 9, "nat has IPv4 on lan, left has IPv4 and IPv6: use the same"),
         ("{left: 10.1.0.2/24", "{left: [10.1.0.2/24, 10.1.0.3/24]", 9, "left has two addresses of one family on lan: remove one"),
@@ -138,6 +156,54 @@ def test_both_families_and_an_mtu():
     nat = topology.node("nat").nat
     assert nat is not None
     assert nat.nat66 is Nat66.MASQUERADE
+
+
+def behaviour(text: str):
+    nat = parse(GOOD.replace(NAT, NAT[:-1] + f", {text}}}")).node("nat").nat
+    assert nat is not None
+    return nat
+
+
+def test_a_preset_is_a_start_that_keys_override():
+    nat = behaviour("preset: corporate, filtering: ADF, timeouts: {udp: 5}, guard: false")
+    assert (nat.mapping, nat.filtering, nat.ports) == (Mapping.APDM, Filtering.ADF, Ports.RANDOM)
+    assert nat.timeouts == Timeouts(udp=5, udp_stream=30, tcp=3600)
+    assert (nat.guard, nat.hairpin) == (False, False)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_expands_to_plain_values(name: str):
+    insider = ", one_to_one: left" if name == "static_one_to_one" else ""
+    nat = behaviour(f"preset: {name}{insider}")
+    assert {key: getattr(nat, key) for key in BEHAVIOUR} == vars(PRESETS[name])
+
+
+def test_every_key_of_a_behaviour():
+    nat = behaviour(
+        "mapping: ADM, filtering: EIF, ports: seeded, seed: 9, hairpin: true, inbound_refresh: false,"
+        " guard: false, drop_esp: false, drop_fragments: true, passthrough: [500, 4500],"
+        " timeouts: {udp: 1, udp_stream: 2, tcp: 3, other: 4}, nat66: route"
+    )
+    assert vars(nat) | {"inside": None} == {
+        "inside": None, "outside": "wan", "forwards": (), "one_to_one": None, "mapping": Mapping.ADM,
+        "filtering": Filtering.EIF, "ports": Ports.SEEDED, "seed": 9, "hairpin": True,
+        "inbound_refresh": False, "guard": False, "drop_esp": False, "drop_fragments": True,
+        "passthrough": (500, 4500), "timeouts": Timeouts(1, 2, 3, 4), "nat66": Nat66.ROUTE,
+    }  # fmt: skip
+
+
+def test_a_mapping_by_destination_draws_ports_at_random_unless_told_otherwise():
+    assert behaviour("mapping: ADM").ports is Ports.RANDOM
+    assert behaviour("mapping: APDM, ports: 2000-2999").ports == PortRange(2000, 2999)
+
+
+def test_a_self_test_needs_a_free_address_outside():
+    tight = GOOD.replace("203.0.113.1/24", "203.0.113.1/30").replace("203.0.113.2/24", "203.0.113.2/30")
+    assert parse(tight).nats == ("nat",)
+    with pytest.raises(
+        TopologyError, match=r"case.yaml:10: nat nat needs a free address on wan .* widen 203"
+    ):
+        parse(tight.replace(NAT, NAT[:-1] + ", preset: full_cone}"))
 
 
 EQUAL = """\

@@ -7,7 +7,7 @@ from lab.net.errors import NetworkError
 from lab.net.namespace import Namespace
 from lab.net.nat import NatConfig
 from lab.net.rules import nat_rules
-from lab.net.xtables import BACKENDS, Restore, default_backend, refusal, restore
+from lab.net.xtables import BACKENDS, default_backend, refusal, restore, xtables
 from lab.wait import wait_until
 
 RULES = nat_rules(NatConfig(inside=("lan",), outside="wan"))
@@ -68,7 +68,7 @@ def test_a_missing_backend_names_the_package(
 def test_abandoning_ends_the_program(namespace: Namespace, tmp_path: Path):
     with (tmp_path / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        running = Restore(namespace, RULES, "legacy", tmp_path / "lock")
+        running = xtables(namespace, RULES, "legacy", tmp_path / "lock")
         wait_until(lambda: inhabitants(namespace) == 1, "iptables-restore to wait for the lock")
         running.abandon()
     assert inhabitants(namespace) == 0
