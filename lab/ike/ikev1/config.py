@@ -6,7 +6,6 @@ import ipaddress
 from dataclasses import dataclass
 
 from ..association import TRANSPORT, TUNNEL
-from ..deviation import Deviation
 from ..errors import ConfigurationError
 from ..natd import Fake
 from ..transport import NATT_PORT, Endpoint
@@ -64,7 +63,6 @@ class Config:
     rekey_overlap: float = 5.0
     """How long an old phase 1 outlives its successor: the other end has to hand over the children first."""
     persona: Persona = PLAIN
-    deviations: tuple[Deviation, ...] = ()
 
     def __post_init__(self) -> None:
         if self.exchange not in (MAIN_MODE, AGGRESSIVE_MODE):

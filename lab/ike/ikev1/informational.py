@@ -10,7 +10,7 @@ from .channel import Opened
 from .numbers import PROTO_ESP, PROTO_ISAKMP, NotifyType, PayloadType, name_of
 from .payloads import Delete, Notify
 from .phase1 import Phase1
-from .phase2 import check_hashed, new_message_id, send_informational
+from .phase2 import new_message_id, send_informational
 from .store import Store
 
 
@@ -59,8 +59,7 @@ class Informational:
         return self._asked.get(sa.channel.cookie_i, (None, 0))[0] == message_id
 
     def receive(self, sa: Phase1, opened: Opened, octets: bytes, now: float) -> list[Action]:
-        """Handle a protected message. MalformedError, AuthenticationError."""
-        check_hashed(sa, opened)
+        """Handle a message whose HASH has been checked. MalformedError."""
         message = opened.message
         sa.channel.take(message.message_id, octets)
         actions: list[Action] = []

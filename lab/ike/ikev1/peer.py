@@ -7,12 +7,12 @@ raise: what is wrong with a datagram is told in an Event.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from ..action import Action, Event, InstallSa, Send
 from ..association import ChildSa
 from ..chain import HEADER, ZERO_SPI, Header, parse_chain
-from ..deviation import IN, OUT, NatDHash
+from ..deviation import IN, OUT, Deviation, NatDHash
 from ..errors import AuthenticationError, ConfigurationError, IkeError, MalformedError
 from ..natd import Fake, Random
 from ..pipeline import Pipeline
@@ -25,7 +25,7 @@ from .informational import Informational
 from .numbers import ENCRYPTED, PROTO_ESP, PROTO_ISAKMP, ExchangeType, PayloadType
 from .payloads import Delete, Notify
 from .phase1 import Phase1
-from .phase2 import new_message_id
+from .phase2 import check_hashed, new_message_id
 from .quick import Quick, RefusedError
 from .store import Store
 
@@ -34,25 +34,25 @@ MAX_EXCHANGES = 256
 _PHASE1_EXCHANGES = {ExchangeType.MAIN: MAIN_MODE, ExchangeType.AGGRESSIVE: AGGRESSIVE_MODE}
 
 
-class Peer:
+class Ikev1Peer:
     """One end of a connection, initiator and responder."""
 
     def __init__(
         self,
         config: Config,
+        deviations: Sequence[Deviation] = (),
+        new_esp_spi: Callable[[], int] | None = None,
         random: Random = secrets.token_bytes,
-        allocate_spi: Callable[[], int] | None = None,
     ) -> None:
-        """`allocate_spi` gives inbound SPIs above 255 (PF_KEY's GETSPI); None draws them."""
-        deviations = config.deviations
+        """`new_esp_spi` gives inbound SPIs above 255 (PF_KEY's GETSPI); None draws them."""
         if config.force_encapsulation is not None:
             which = "source" if config.force_encapsulation is Fake.RANDOM_OCTETS else "both"
             deviations = (NatDHash(which, config.force_encapsulation), *deviations)
         self.config = config
-        self.pipeline = Pipeline(deviations, config.natt_port)
+        self.pipeline = Pipeline(tuple(deviations), config.natt_port)
         self.store = Store()
         self._random = random
-        self._allocate_spi = allocate_spi or self._draw_spi
+        self._new_esp_spi = new_esp_spi or self._draw_spi
         self._quicks: dict[tuple[bytes, int], Quick] = {}
         self._wanted: dict[bytes, int] = {}
         self._replacing: dict[bytes, Phase1] = {}
@@ -254,33 +254,37 @@ class Peer:
             raise MalformedError(f"header: message id 0 in exchange {header.exchange}")
         opened = sa.channel.open(header, body)
         if header.exchange == ExchangeType.QUICK:
-            actions = self._take_quick(sa, header.message_id, opened, octets, now)
+            actions = self._take_quick(sa, header.message_id, opened, octets, datagram, now)
         elif header.exchange == ExchangeType.INFORMATIONAL:
-            actions = self._informational.receive(sa, opened, octets, now)
+            check_hashed(sa, opened)
+            actions = self.store.follow(sa, datagram)
+            actions += self._informational.receive(sa, opened, octets, now)
         else:
             return [Event("ignored", {"why": f"exchange type {header.exchange}"})]
         sa.heard = now
         self._prune(sa)
-        return self.store.follow(sa, datagram) + actions
+        return actions
 
     def _take_quick(
-        self, sa: Phase1, message_id: int, opened: Opened, octets: bytes, now: float
+        self, sa: Phase1, message_id: int, opened: Opened, octets: bytes, datagram: Datagram, now: float
     ) -> list[Action]:
         key = (sa.channel.cookie_i, message_id)
         quick = self._quicks.get(key)
         if quick is None:
-            quick = Quick(sa, False, message_id, self._random, self._allocate_spi)
+            quick = Quick(sa, False, message_id, self._random, self._new_esp_spi)
+        quick.check(opened)
+        followed = self.store.follow(sa, datagram)
         try:
             actions = quick.receive(opened, octets, now)
         except RefusedError as error:
             notify = Notify(error.notify, PROTO_ESP)
             sent = self._informational.send(sa, notify, now)[1]
             sa.channel.forget(message_id)
-            return [Event("quick-mode-refused", {"why": str(error)}), *sent]
+            return [*followed, Event("quick-mode-refused", {"why": str(error)}), *sent]
         self._quicks[key] = quick
         if any(isinstance(action, InstallSa) for action in actions):
-            return self._on_installed(sa, quick, actions, now)
-        return actions
+            actions = self._on_installed(sa, quick, actions, now)
+        return followed + actions
 
     # What follows from what.
 
@@ -333,7 +337,7 @@ class Peer:
 
     def _start_quick(self, sa: Phase1, now: float, replaces: int | None = None) -> list[Action]:
         message_id = new_message_id(sa, self._random(4))
-        quick = Quick(sa, True, message_id, self._random, self._allocate_spi, replaces)
+        quick = Quick(sa, True, message_id, self._random, self._new_esp_spi, replaces)
         self._quicks[sa.channel.cookie_i, message_id] = quick
         return quick.start(now)
 

@@ -54,7 +54,7 @@ class Quick:
         initiator: bool,
         message_id: int,
         random: Random,
-        allocate_spi: Callable[[], int],
+        new_esp_spi: Callable[[], int],
         replaces: int | None = None,
     ) -> None:
         self.sa = sa
@@ -65,7 +65,7 @@ class Quick:
         self.replaces = replaces
         self.child: ChildSa | None = None
         self._random = random
-        self._spi = allocate_spi()
+        self._spi = new_esp_spi()
         self._dh: KeyExchange | None = None
         self._nonces: dict[str, bytes] = {}
         self._ids: tuple[Identity, Identity] | None = None
@@ -88,15 +88,25 @@ class Quick:
         self.state = State.OFFERED
         return actions
 
+    def check(self, opened: Opened) -> None:
+        """Check the HASH of the message this exchange waits for. MalformedError, AuthenticationError."""
+        if self.state is State.NEW:
+            check_hashed(self.sa, opened)
+        elif self.state is State.OFFERED:
+            check_hashed(self.sa, opened, self._nonces["i"])
+        elif self.state is State.ANSWERED:
+            wanted = self.sa.keys.hash_3(self.message_id, self._nonces["i"], self._nonces["r"])
+            if not hmac.compare_digest(wanted, body_of(opened.message, PayloadType.HASH)):
+                raise AuthenticationError(f"HASH(3) of exchange {self.message_id:08x}: it does not match")
+
     def receive(self, opened: Opened, octets: bytes, now: float) -> list[Action]:
-        """Handle a message of this exchange. MalformedError, AuthenticationError, RefusedError."""
+        """Handle a message that has been checked. MalformedError, RefusedError."""
         handlers = {State.NEW: self._answer, State.OFFERED: self._finish, State.ANSWERED: self._confirm}
         if self.state not in handlers:
             return [Event("ignored", {"why": f"quick mode {self.message_id:08x} is finished"})]
         return handlers[self.state](opened, octets, now)
 
     def _answer(self, opened: Opened, octets: bytes, now: float) -> list[Action]:
-        check_hashed(self.sa, opened)
         self.sa.channel.take(self.message_id, octets)
         message = opened.message
         choice = choose_esp(parse_sa(body_of(message, PayloadType.SA)), self.config.esp, self._modes())
@@ -123,7 +133,6 @@ class Quick:
         return actions
 
     def _finish(self, opened: Opened, octets: bytes, now: float) -> list[Action]:
-        check_hashed(self.sa, opened, self._nonces["i"])
         message = opened.message
         proposals = parse_sa(body_of(message, PayloadType.SA))
         choice = choose_esp(proposals, self.config.esp, self._offered_modes)
@@ -148,9 +157,6 @@ class Quick:
         return channel.send(octets, self.message_id, now, awaits_reply=False)
 
     def _confirm(self, opened: Opened, octets: bytes, now: float) -> list[Action]:
-        wanted = self.sa.keys.hash_3(self.message_id, self._nonces["i"], self._nonces["r"])
-        if not hmac.compare_digest(wanted, body_of(opened.message, PayloadType.HASH)):
-            raise AuthenticationError(f"HASH(3) of exchange {self.message_id:08x}: it does not match")
         self.sa.channel.take(self.message_id, octets)
         self.state = State.DONE
         return self._installed()

@@ -59,6 +59,9 @@ class Phase1Suite:
         if self.group not in GROUPS:
             raise ConfigurationError(f"suite: no group {self.group}; there are {', '.join(map(str, GROUPS))}")
 
+    def __str__(self) -> str:
+        return f"{self.encryption.name}-{self.encryption.key_bits}-{self.hash}-{GROUPS[self.group]}"
+
     @property
     def prf(self) -> str:
         """Its pseudo-random function as lab.ike.crypto calls it."""

@@ -15,7 +15,7 @@ from lab.ike.action import DeleteSa, InstallSa, Send
 from lab.ike.ikev1.config import Config
 from lab.ike.ikev1.numbers import PayloadType
 from lab.ike.ikev1.payloads import Identity
-from lab.ike.ikev1.peer import Peer
+from lab.ike.ikev1.peer import Ikev1Peer
 from lab.ike.runner import Runner
 from lab.ike.transport import Endpoint
 from lab.ike.versions import by_name
@@ -38,7 +38,7 @@ class Live:
     """A Peer on real sockets of a node, and what it has done."""
 
     def __init__(self, node, address, config):
-        self.peer = Peer(config)
+        self.peer = Ikev1Peer(config)
         self.sent = []
         self._sockets = [node.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in (500, 4500)]
         for opened, port in zip(self._sockets, (500, 4500), strict=True):
@@ -107,6 +107,8 @@ def against_charon(side, exchange, versions, charon_type=StrongSwan, **changes):
                     remote_inner={"left": "10.10.0.1", "right": "10.20.0.1"}[side],
                     behind_nat=other == "left",
                     remote_behind_nat=other == "right",
+                    remote_own={"left": "203.0.113.2", "right": "10.1.0.2"}[other],
+                    reached_as={"left": "203.0.113.1", "right": "203.0.113.2"}[other],
                 ),
                 peers.Connection(
                     peers.IKEV1_MAIN if exchange == "main" else peers.IKEV1_AGGRESSIVE, secret=SECRET
