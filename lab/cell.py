@@ -17,7 +17,16 @@ from lab.net.topology import Topology
 from lab.nodes.network import Network
 from lab.nodes.proof import prove
 from lab.peers import traffic
-from lab.peers.peer import IKE_PORT, NAT_T_PORT, TUNNEL, Endpoint, Peer, PeerError
+from lab.peers.peer import (
+    IKE_PORT,
+    NAT_T_PORT,
+    TUNNEL,
+    Connection,
+    Endpoint,
+    Peer,
+    PeerError,
+    UnsupportedError,
+)
 from lab.peers.registry import PEERS
 from lab.probe import require
 from lab.scenario import CellSpec
@@ -101,9 +110,18 @@ class Cell:
         return str(net.seen_as(side, other) if net.is_behind_nat(side) else net.reach(other, side))
 
     def shared_suites(self, wanted: Iterable[str]) -> tuple[str, ...]:
-        """Those of the `wanted` ESP suites that both peers declare, in order."""
-        both = [PEERS[name].capabilities.esp for name in (self.spec.left, self.spec.right)]
-        return tuple(name for name in wanted if all(name in declared for declared in both))
+        """Those of the `wanted` ESP suites that both peers declare for this connection, in order."""
+        return tuple(
+            name for name in wanted if self._is_supported(self.spec.change(self.connection, esp=name))
+        )
+
+    def _is_supported(self, connection: Connection) -> bool:
+        try:
+            for name in (self.spec.left, self.spec.right):
+                PEERS[name].check(connection)
+        except UnsupportedError:
+            return False
+        return True
 
     def start(self, *sides: str, **changes: Any) -> None:
         """Start the peers at `sides` (both by default); `changes` are fields of Connection.

@@ -163,6 +163,13 @@ def _plugin(name: str, package: str) -> str:
     return path
 
 
+def _tshark() -> str:
+    path = shutil.which("tshark")
+    if path is None:
+        raise _ProbeFailedError("tshark is not installed (Debian package tshark)")
+    return path
+
+
 def _pid_namespace() -> str:
     done = subprocess.run(["unshare", "--pid", "--fork", "true"], capture_output=True, text=True, timeout=20)
     if done.returncode:
@@ -187,6 +194,7 @@ _PROBES: dict[str, tuple[Callable[[], str], str]] = {
     ),
     "INET_ESP": (_xfrm_esp, "kernel ESP: strongSwan without faked NAT detection, native ESP, transport mode"),
     "NET_KEY": (_pf_key, "PF_KEY in the kernel: racoon, setkey and OpenIKED as peers"),
+    "tshark": (_tshark, "Wireshark's opinion beside ours, and a look inside ESP with the peers' keys"),
     "netem": (_qdisc_netem, "delay and reordering by the kernel's own queueing discipline"),
 }
 

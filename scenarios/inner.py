@@ -46,15 +46,15 @@ class Sink:
         self._socket.close()
 
 
-def inner_sink(cell: Cell) -> Sink:
-    """An application at the inner address of the right end."""
-    end = cell.endpoint("right")
+def inner_sink(cell: Cell, child: int = 0) -> Sink:
+    """An application at the inner address of the right end, of the child SA of that number."""
+    end = cell.endpoint("right", child)
     return Sink(end.node, end.inner)
 
 
-def send_inner(cell: Cell, sink: Sink, *payloads: bytes) -> None:
-    """Send from the inner address of the left end, through its tunnel."""
-    end = cell.endpoint("left")
+def send_inner(cell: Cell, sink: Sink, *payloads: bytes, child: int = 0) -> None:
+    """Send from the inner address of the left end, through its tunnel of the child SA of that number."""
+    end = cell.endpoint("left", child)
     family = socket.AF_INET6 if ":" in end.inner else socket.AF_INET
     with end.node.socket(family, socket.SOCK_DGRAM) as sock:
         sock.bind((end.inner, 0))
@@ -62,8 +62,8 @@ def send_inner(cell: Cell, sink: Sink, *payloads: bytes) -> None:
             sock.sendto(payload, sink.address)
 
 
-def came_before_now(cell: Cell, sink: Sink) -> list[bytes]:
+def came_before_now(cell: Cell, sink: Sink, child: int = 0) -> list[bytes]:
     """What `sink` got before a datagram that is sent through the tunnel now."""
     fence = b"fence %d" % next(_fences)
-    send_inner(cell, sink, fence)
+    send_inner(cell, sink, fence, child=child)
     return sink.until(fence)

@@ -65,6 +65,7 @@ def _ipv4(packet: bytes, ports: Ports, facts: dict[str, Any]) -> None:
     header, total = (packet[0] & 15) * 4, int.from_bytes(packet[2:4], "big")
     flags = int.from_bytes(packet[6:8], "big")
     facts["ip_length"], facts["ttl"], facts["proto"] = total, packet[8], packet[9]
+    facts["tos"], facts["dont_fragment"] = packet[1], bool(flags & 0x4000)
     facts["src"], facts["dst"] = socket.inet_ntoa(packet[12:16]), socket.inet_ntoa(packet[16:20])
     facts["fragment_offset"], facts["more_fragments"] = (flags & 0x1FFF) * 8, bool(flags & 0x2000)
     if packet[0] >> 4 != 4 or header < 20 or total < header:
@@ -80,6 +81,7 @@ def _ipv6(packet: bytes, ports: Ports, facts: dict[str, Any]) -> None:
         return _malformed(facts, f"IPv6 header cut at {_octets(packet)}")
     length, following = int.from_bytes(packet[4:6], "big"), packet[6]
     facts["ip_length"], facts["ttl"], facts["proto"] = 40 + length, packet[7], following
+    facts["tos"] = int.from_bytes(packet[:2], "big") >> 4 & 0xFF
     facts["src"] = socket.inet_ntop(socket.AF_INET6, packet[8:24])
     facts["dst"] = socket.inet_ntop(socket.AF_INET6, packet[24:40])
     if packet[0] >> 4 != 6:

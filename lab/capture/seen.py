@@ -75,6 +75,9 @@ class Seen:
     dst: str = ""
     proto: int | None = None
     ttl: int | None = None
+    tos: int | None = None
+    """TOS octet or traffic class: DSCP and ECN."""
+    dont_fragment: bool = False
     ip_length: int | None = None
     fragment_offset: int = 0
     more_fragments: bool = False

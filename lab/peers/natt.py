@@ -291,6 +291,10 @@ class Natt(Peer):
         """SPI of the SA from the other end of that child."""
         return self._spi_from(self._other, child)
 
+    def esp_keys(self) -> Path:
+        """See Peer.esp_keys."""
+        return self.endpoint.node.scratch / "esp_sa"
+
     def counters(self) -> dict[str, int]:
         """Counters by name, with the names of Linux's xfrm_stat where one exists."""
         counters: dict[str, int] = self.control.ask("stats")["counters"]

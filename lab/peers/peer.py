@@ -263,6 +263,10 @@ class Peer(ABC):
     def inbound_spi(self, child: int = 0) -> int:
         """SPI of the ESP SA for packets from the other end of child SA `child`. Raises PeerError."""
 
+    def esp_keys(self) -> Path | None:
+        """The keys of its SAs in Wireshark's `esp_sa` format; None if the implementation does not tell."""
+        return None
+
     @abstractmethod
     def stop(self) -> None:
         """End the peer's programs and read their logs' last words. Safe to call twice and after a crash."""

@@ -34,6 +34,7 @@ from lab.peers.peer import (
     Endpoint,
     Peer,
     PeerError,
+    UnsupportedError,
 )
 from lab.peers.readiness import last_lines, start_ready
 from lab.peers.suite import ESP_SUITES, EspSuite
@@ -132,6 +133,14 @@ class StrongSwan(Peer):
         if connection.mode == "transport" or connection.encapsulation == OFF:
             return (*base, "INET_ESP")
         return base if probe("INET_ESP").present else (*base, "TUN", "kernel-libipsec")
+
+    @classmethod
+    def check(cls, connection: Connection) -> None:
+        """Besides what is declared: IKEv1 has no number for ChaCha20-Poly1305."""
+        super().check(connection)
+        for suite in connection.suites:
+            if connection.version != IKEV2 and suite.encryption == "chacha20-poly1305":
+                raise UnsupportedError(cls.name, f"ESP suite {suite.name} with IKEv1")
 
     @classmethod
     @cache

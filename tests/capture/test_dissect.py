@@ -332,3 +332,11 @@ def test_scapy_sees_the_layers_the_kind_calls_for(recorded: Callable[[str], list
     assert NAT_KEEPALIVE in first("strongswan-keepalive", Kind.KEEPALIVE)  # type: ignore[operator]
     for packet in recorded("racoon-draft-00") + recorded("strongswan-ikev2"):
         assert bytes(scapy_packet(packet)) == packet.data
+
+
+def test_the_outer_header_as_it_is() -> None:
+    four = seen(Ether() / IP(tos=0xB9, flags="DF", ttl=7) / UDP(dport=9))
+    assert (four.tos, four.dont_fragment, four.ttl) == (0xB9, True, 7)
+    assert not seen(Ether() / IP() / UDP(dport=9)).dont_fragment
+    six = seen(Ether() / IPv6(tc=0xB9, fl=0xFFFFF, hlim=7) / UDP(dport=9))
+    assert (six.tos, six.dont_fragment, six.ttl) == (0xB9, False, 7)
