@@ -23,7 +23,7 @@ from .esp import largest_inner
 from .sockets import UdpChecksum
 from .spd import Network, Selector
 from .tables import ConfigError, Table
-from .transforms import NO_INTEGRITY
+from .transforms import NO_INTEGRITY, make_transform
 from .wire import Encap, Profile
 
 _SMALLEST_MTU = 68
@@ -284,7 +284,10 @@ def _tunnel(table: Table, config: Config) -> TunnelConfig:
 
 
 def default_mtu(associations: list[SecurityAssociation], path_mtu: int) -> int:
-    """The largest inner packet every outbound SA can carry over a path without fragmentation."""
+    """The largest inner packet every outbound SA can carry over a path without fragmentation.
+
+    Where none is configured any may come: what the hungriest algorithms leave of an IPv6 path.
+    """
     sizes = [
         largest_inner(
             path_mtu,
@@ -296,7 +299,10 @@ def default_mtu(associations: list[SecurityAssociation], path_mtu: int) -> int:
         for sa in associations
         if sa.direction is Direction.OUT
     ]
-    return max(_SMALLEST_MTU, min(sizes, default=path_mtu))
+    if not sizes:
+        hungriest = make_transform("aes-cbc", bytes(16), "hmac-sha2-512-256", bytes(64))
+        sizes.append(largest_inner(path_mtu, hungriest, Encap.ESPINUDP_NON_IKE, outer_header=40))
+    return max(_SMALLEST_MTU, min(sizes))
 
 
 def _keepalive(table: Table, config: Config) -> KeepaliveConfig:

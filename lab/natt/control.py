@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import errno
 import json
-import os
 import socket
-import stat
 import time
 from collections.abc import Callable
 from typing import Any
@@ -14,6 +11,7 @@ from typing import Any
 from .association import Direction, SecurityAssociation
 from .config import parse_endpoint
 from .encapsulator import Encapsulator, endpoint_text
+from .listener import PathListener
 from .tunnel import EventLoop
 from .wire import Encap
 
@@ -52,62 +50,25 @@ class ControlServer:
     """Listens on a path; OSError EADDRINUSE when another daemon answers there."""
 
     def __init__(self, path: str, loop: EventLoop, encapsulator: Encapsulator) -> None:
-        self._path = path
         self._loop = loop
         self._encapsulator = encapsulator
         self._connections: set[_Connection] = set()
-        _remove_stale(path)
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-        try:
-            self._socket.bind(path)
-            self._identity = _identity(path)
-            os.chmod(path, 0o600)
-            self._socket.listen(16)
-        except BaseException:
-            self._socket.close()
-            raise
-        loop.register(self._socket, self._accept)
+        self._listener = PathListener(path, socket.SOCK_STREAM)
+        loop.register(self._listener, self._accept)
 
     def _accept(self) -> None:
-        try:
-            client, _ = self._socket.accept()
-        except OSError:
-            return
-        client.setblocking(False)
-        self._connections.add(_Connection(client, self._loop, self._encapsulator, self._connections.discard))
+        client = self._listener.accept()
+        if client is not None:
+            self._connections.add(
+                _Connection(client, self._loop, self._encapsulator, self._connections.discard)
+            )
 
     def close(self) -> None:
         """Close every connection and remove the path, unless it is another's by now."""
         for connection in list(self._connections):
             connection.close()
-        self._loop.unregister(self._socket)
-        self._socket.close()
-        if _identity(self._path) == self._identity:
-            os.unlink(self._path)
-
-
-def _identity(path: str) -> tuple[int, int] | None:
-    try:
-        status = os.stat(path)
-    except FileNotFoundError:
-        return None
-    return status.st_dev, status.st_ino
-
-
-def _remove_stale(path: str) -> None:
-    try:
-        mode = os.stat(path).st_mode
-    except FileNotFoundError:
-        return
-    if not stat.S_ISSOCK(mode):
-        raise OSError(errno.EEXIST, "exists and is no socket")
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        try:
-            probe.connect(path)
-        except ConnectionRefusedError:
-            os.unlink(path)
-            return
-    raise OSError(errno.EADDRINUSE, "another nattd answers there")
+        self._loop.unregister(self._listener)
+        self._listener.close()
 
 
 class _Connection:

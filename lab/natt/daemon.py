@@ -1,34 +1,40 @@
-"""nattd: the encapsulator as a program, with SAs from a configuration file."""
+"""nattd: the encapsulator as a program, with SAs from a configuration file or over PF_KEY."""
 
 from __future__ import annotations
 
 import argparse
-import contextlib
-import errno
 import os
 import signal
 import socket
 import sys
 import time
-from functools import partial
 from types import FrameType
+from typing import NamedTuple
 
-from .association import Direction, packed
+from .association import packed
 from .config import Config, SocketConfig, load_config
 from .control import ControlServer
 from .encapsulator import Encapsulator, endpoint_text
+from .host import LocalHost
 from .keepalive import KeepaliveTimer
 from .keys import export_keys
-from .rtnetlink import MAIN_TABLE, Rtnetlink
+from .pfkey.numbers import Dialect
+from .pfkey.transport import PfKeySocket
+from .routes import TunnelRoutes
 from .sockets import UdpEncapSocket, notify
 from .spd import Policy
 from .tables import ConfigError
 from .tunnel import EventLoop, TunDevice
-from .wire import Encap
 
 _MARK = 0x4E415454
-_FIRST_TABLE = 4500
-_PRIORITY = 4500
+
+
+class Options(NamedTuple):
+    """Sockets for users of the daemon, by path."""
+
+    control: str | None = None
+    pfkey: str | None = None
+    dialect: Dialect = Dialect.LINUX
 
 
 class StartError(Exception):
@@ -42,23 +48,26 @@ def _refused(what: str, error: OSError) -> StartError:
 class Daemon:
     """Everything nattd holds: built by `start`, served by `run`, undone by `close`."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, options: Options) -> None:
         self._config = config
         self._loop = EventLoop()
-        # Routes that would catch outer packets too go into a table that marked packets do not see.
-        self._marked = any(
+        # Routes that would catch outer packets too go into a table that marked packets do not see; a key
+        # manager may ask for any.
+        marked = options.pfkey is not None or any(
             packed(sa.destination) in policy.selector.destination
             for policy in config.policies
             for sa in config.associations
         )
-        self._encapsulator = Encapsulator(follow=config.follow, mark=_MARK if self._marked else 0)
+        self._options = options
+        self._encapsulator = Encapsulator(follow=config.follow, mark=_MARK if marked else 0)
+        self._host = LocalHost(self._encapsulator, self._loop)
         self._control: ControlServer | None = None
-        self._rules: list[tuple[int, int]] = []
+        self._pfkey: PfKeySocket | None = None
         self._stopping = False
         self._wake, self._waker = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         self._loop.register(self._wake, self._woken)
 
-    def start(self, control: str | None) -> None:
+    def start(self) -> None:
         """Open sockets, make the TUN device, install SAs; StartError names what cannot be had."""
         now = time.monotonic()
         for number, sock in enumerate(self._config.sockets, 1):
@@ -74,11 +83,18 @@ class Daemon:
             for peer in keepalive.destinations:
                 timer = KeepaliveTimer(keepalive.interval, keepalive.behind_nat, now)
                 self._encapsulator.keep_alive(keepalive.source, peer, timer)
+        control, pfkey = self._options.control, self._options.pfkey
         if control is not None:
             try:
                 self._control = ControlServer(control, self._loop, self._encapsulator)
             except OSError as error:
                 raise _refused(f"control socket {control}", error) from None
+        if pfkey is not None:
+            dialect = self._options.dialect
+            try:
+                self._pfkey = PfKeySocket(pfkey, self._loop, self._encapsulator, self._host, dialect)
+            except OSError as error:
+                raise _refused(f"PF_KEY socket {pfkey}", error) from None
 
     def _open_udp(self, number: int, sock: SocketConfig) -> None:
         try:
@@ -99,21 +115,11 @@ class Daemon:
 
     def _open_raw(self) -> None:
         """Hear bare ESP at every local address of an SA; without the right to, only if no SA needs it."""
-        needed: dict[str, bool] = {}
         for sa in self._config.associations:
-            local = sa.source if sa.direction is Direction.OUT else sa.destination
-            needed[local] = needed.get(local, False) or sa.encap is Encap.NONE
-        for local, must in needed.items():
             try:
-                raw = self._encapsulator.open_raw(local)
+                self._host.serve(sa)
             except OSError as error:
-                if must or error.errno not in (errno.EPERM, errno.EADDRNOTAVAIL):
-                    raise _refused(f"raw socket of protocol 50 at {local}", error) from None
-                continue
-            self._loop.register(raw, partial(self._raw_ready, local))
-
-    def _raw_ready(self, local: str) -> None:
-        self._encapsulator.raw_ready(self._encapsulator.raw[local], time.monotonic())
+                raise StartError(str(error.strerror)) from None
 
     def _make_tunnel(self) -> None:
         config = self._config.tunnel
@@ -122,23 +128,11 @@ class Daemon:
         try:
             tun = self._encapsulator.tun = TunDevice(config.device, batching=config.batching)
             tun.configure(config.mtu, config.addresses)
-            table = _FIRST_TABLE + tun.index if self._marked else MAIN_TABLE
-            for network in dict.fromkeys(policy.selector.destination for policy in self._config.policies):
-                tun.add_route(network, table)
-            if self._marked:
-                self._add_rules(table)
+            self._host.routes = TunnelRoutes(tun.index, self._encapsulator.mark)
+            self._host.routes.fix(policy.selector.destination for policy in self._config.policies)
         except OSError as error:
             raise _refused(f"[tunnel]: device {config.device}", error) from None
         self._loop.register(tun, lambda: self._encapsulator.tun_ready(time.monotonic()))
-
-    def _add_rules(self, table: int) -> None:
-        lengths = {len(policy.selector.destination.address) for policy in self._config.policies}
-        for length in sorted(lengths):
-            family = socket.AF_INET6 if length == 16 else socket.AF_INET
-            # The very same rule may be there still, from a predecessor that was killed.
-            with Rtnetlink() as netlink, contextlib.suppress(FileExistsError):
-                netlink.add_unmarked_rule(family, _MARK, table, _PRIORITY)
-            self._rules.append((family, table))
 
     def stop(self, *_: int | FrameType | None) -> None:
         """Leave `run` soon; fit to be a signal handler."""
@@ -156,19 +150,29 @@ class Daemon:
         try:
             while not self._stopping:
                 now = time.monotonic()
-                due = self._encapsulator.next_time(now)
+                due = self._next_time(now)
                 self._loop.run_once(None if due is None else max(0.0, due - now))
-                self._encapsulator.tick(time.monotonic())
+                now = time.monotonic()
+                self._encapsulator.tick(now)
+                if self._pfkey is not None:
+                    self._pfkey.tick(now)
         finally:
             signal.set_wakeup_fd(-1)
 
+    def _next_time(self, now: float) -> float | None:
+        times = [self._encapsulator.next_time(now)]
+        if self._pfkey is not None:
+            times.append(self._pfkey.next_time())
+        return min((due for due in times if due is not None), default=None)
+
     def close(self) -> None:
         """Give everything back."""
+        if self._pfkey is not None:
+            self._pfkey.close()
         if self._control is not None:
             self._control.close()
-        for family, table in self._rules:
-            with Rtnetlink() as netlink, contextlib.suppress(FileNotFoundError):
-                netlink.delete_unmarked_rule(family, _MARK, table, _PRIORITY)
+        if self._host.routes is not None:
+            self._host.routes.close()
         self._encapsulator.close()
         self._wake.close()
         self._waker.close()
@@ -181,6 +185,13 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--config", metavar="FILE", required=True, help="sockets, SAs, policies (TOML)")
     parser.add_argument("--control", metavar="PATH", help="UNIX socket that answers JSON lines")
+    parser.add_argument("--pfkey", metavar="PATH", help="UNIX socket that speaks PF_KEY (SOCK_SEQPACKET)")
+    parser.add_argument(
+        "--pfkey-dialect",
+        choices=[dialect.value for dialect in Dialect],
+        default=Dialect.LINUX.value,
+        help="whose PF_KEY that is (default: linux)",
+    )
     parser.add_argument("--export-keys", metavar="DIR", help="write Wireshark's esp_sa table there")
     return parser.parse_args(argv)
 
@@ -193,11 +204,12 @@ def main(argv: list[str] | None = None) -> int:
     except ConfigError as error:
         print(f"nattd: {error}", file=sys.stderr)
         return 2
-    daemon = Daemon(config)
+    options = Options(arguments.control, arguments.pfkey, Dialect(arguments.pfkey_dialect))
+    daemon = Daemon(config, options)
     signal.signal(signal.SIGTERM, daemon.stop)
     signal.signal(signal.SIGINT, daemon.stop)
     try:
-        daemon.start(arguments.control)
+        daemon.start()
         if arguments.export_keys:
             export_keys(arguments.export_keys, config.associations)
         notify(f"READY=1\nMAINPID={os.getpid()}\n")

@@ -11,6 +11,7 @@ from .spd import Network
 _RTM_NEWLINK = 16
 _RTM_NEWADDR = 20
 _RTM_NEWROUTE = 24
+_RTM_DELROUTE = 25
 _RTM_NEWRULE = 32
 _RTM_DELRULE = 33
 _NLM_F_REQUEST = 1
@@ -99,6 +100,13 @@ class Rtnetlink:
 
     def add_route(self, network: Network, index: int, table: int = MAIN_TABLE) -> None:
         """Route a network to a link."""
+        self._route(_RTM_NEWROUTE, _NLM_F_CREATE | _NLM_F_EXCL, network, index, table)
+
+    def delete_route(self, network: Network, index: int, table: int = MAIN_TABLE) -> None:
+        """Undo `add_route`."""
+        self._route(_RTM_DELROUTE, 0, network, index, table)
+
+    def _route(self, kind: int, flags: int, network: Network, index: int, table: int) -> None:
         short = table if table < 256 else 0
         body = struct.pack(
             "=BBBBBBBBI",
@@ -116,7 +124,7 @@ class Rtnetlink:
         body += _attribute(_RTA_OIF, struct.pack("=I", index)) + _attribute(
             _RTA_TABLE, struct.pack("=I", table)
         )
-        self._request(_RTM_NEWROUTE, _NLM_F_CREATE | _NLM_F_EXCL, body, f"route {network}")
+        self._request(kind, flags, body, f"route {network}")
 
     def add_unmarked_rule(self, family: int, mark: int, table: int, priority: int) -> None:
         """Send every packet without `mark` to a routing table first."""

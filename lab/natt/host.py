@@ -1,0 +1,60 @@
+"""The system around an encapsulator: its addresses, raw sockets for bare ESP, routes into the TUN device."""
+
+from __future__ import annotations
+
+import errno
+import socket
+import time
+from functools import partial
+
+from .association import Direction, SecurityAssociation
+from .encapsulator import Encapsulator
+from .routes import TunnelRoutes
+from .spd import Network
+from .tunnel import EventLoop
+from .wire import Encap
+
+
+class LocalHost:
+    """What SAs and policies need of the system while the daemon runs."""
+
+    def __init__(self, encapsulator: Encapsulator, loop: EventLoop) -> None:
+        self._encapsulator = encapsulator
+        self._loop = loop
+        self.routes: TunnelRoutes | None = None
+
+    def is_local(self, address: str) -> bool:
+        """Whether packets to an address are for this host."""
+        if any(local == address for local, _ in self._encapsulator.sockets):
+            return True
+        with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            try:
+                probe.bind((address, 0))
+            except OSError:
+                return False
+        return True
+
+    def serve(self, sa: SecurityAssociation) -> None:
+        """Hear bare ESP at the local end of an SA; OSError if that cannot be and the SA needs it.
+
+        An SA in UDP does without where there is no right to raw sockets.
+        """
+        local = sa.source if sa.direction is Direction.OUT else sa.destination
+        if local in self._encapsulator.raw:
+            return
+        try:
+            raw = self._encapsulator.open_raw(local)
+        except OSError as error:
+            if sa.encap is Encap.NONE or error.errno not in (errno.EPERM, errno.EADDRNOTAVAIL):
+                where = f"raw socket of protocol 50 at {local}"
+                raise OSError(error.errno, f"{where}: {error.strerror}") from None
+            return
+        self._loop.register(raw, partial(self._raw_ready, local))
+
+    def _raw_ready(self, local: str) -> None:
+        self._encapsulator.raw_ready(self._encapsulator.raw[local], time.monotonic())
+
+    def route(self, networks: frozenset[Network]) -> None:
+        """Send packets to these networks into the TUN device, if there is one."""
+        if self.routes is not None:
+            self.routes.replace(networks)
