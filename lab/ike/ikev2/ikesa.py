@@ -315,7 +315,8 @@ class IkeSa:
         except (MalformedError, CryptoError) as error:
             refused = RefusedError(N.INVALID_SYNTAX, str(error), fatal=True)
         self.context.event("rejected", exchange=exchange_name(message.exchange), reason=str(refused))
-        return [Notify(refused.notify, refused.data).pack()], refused if refused.fatal else None
+        fatal = refused.fatal or self.state in (State.INIT, State.AUTH)
+        return [Notify(refused.notify, refused.data).pack()], refused if fatal else None
 
     def _answer_again(self, octets: bytes, header: Header, datagram: Datagram, now: float) -> None:
         if header.exchange != Exchange.IKE_SA_INIT and self.keys is not None:

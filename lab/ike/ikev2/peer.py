@@ -195,6 +195,9 @@ class Ikev2Peer:
         if sa is None:
             return
         sa.receive(received.octets, header, datagram, now)
+        if sa.state is State.INIT and not sa.initiator:
+            # Its first message was no IKE_SA_INIT request after all.
+            self._context.forget(sa)
         for closing in self._context.closing:
             closing.close()
         self._context.closing.clear()

@@ -44,15 +44,20 @@ def network(tmp_path: Path) -> Iterator[Network]:
 
 @contextmanager
 def charon(network: Network, side: str, mobike: bool = False) -> Iterator[StrongSwan]:
-    ends = {
-        "left": PeerEnd(
-            "left", network.nodes["left"], LEFT, RIGHT, INNER_LEFT, INNER_RIGHT, True, False
-        ),
-        "right": PeerEnd(
-            "right", network.nodes["right"], RIGHT, NAT, INNER_RIGHT, INNER_LEFT, False, True
-        ),
-    }  # fmt: skip
-    peer = StrongSwan(ends[side], Connection(version=IKEV2, mobike=mobike))
+    behind = side == "left"
+    end = PeerEnd(
+        name=side,
+        node=network.nodes[side],
+        address=LEFT if behind else RIGHT,
+        remote=RIGHT if behind else NAT,
+        inner=INNER_LEFT if behind else INNER_RIGHT,
+        remote_inner=INNER_RIGHT if behind else INNER_LEFT,
+        behind_nat=behind,
+        remote_behind_nat=not behind,
+        remote_own=RIGHT if behind else LEFT,
+        reached_as=NAT if behind else RIGHT,
+    )
+    peer = StrongSwan(end, Connection(version=IKEV2, mobike=mobike))
     try:
         peer.start()
         yield peer
