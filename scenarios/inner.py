@@ -11,6 +11,8 @@ from lab.peers.peer import PeerError
 _fences = itertools.count(1)
 
 DEADLINE = 5.0
+_IP_RECVTOS = 13
+_TOS = (socket.IPPROTO_IP, socket.IP_TOS)
 
 
 class Sink:
@@ -36,6 +38,18 @@ class Sink:
             if payload == fence:
                 return came
             came.append(payload)
+
+    def tell_tos(self) -> None:
+        """Ask the kernel for the TOS octets of IPv4 datagrams."""
+        self._socket.setsockopt(socket.IPPROTO_IP, _IP_RECVTOS, 1)
+
+    def tos_of_next(self) -> int:
+        """The TOS octet of the next datagram, after `tell_tos()`. Raises PeerError if none comes."""
+        try:
+            _, ancillary, _, _ = self._socket.recvmsg(65535, 64)
+        except TimeoutError as error:
+            raise PeerError(f"the application at {self.address} got nothing in {DEADLINE:g} s") from error
+        return next(value[0] for level, kind, value in ancillary if (level, kind) == _TOS)
 
     def __enter__(self) -> "Sink":
         return self

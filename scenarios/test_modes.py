@@ -5,6 +5,9 @@ from lab.capture.wireshark import wireshark
 from lab.cell import Cell
 from lab.peers.peer import IKEV2, MANUAL
 from lab.scenario import scenario
+from scenarios.forging import DUMMY, SUITE, esp_by_hand, inner_packet, send_as_left
+from scenarios.inner import inner_sink
+from scenarios.reckoning import Reckoning
 
 PING = 64
 """Octets of an echo request with 56 octets of data."""
@@ -52,3 +55,21 @@ def either_family_passes_inside_the_other(cell: Cell) -> None:
     expect(cell.seen.native_esp).none()
     for value in inside(cell, "esp.protocol"):
         assert [int(number, 0) for number in value] == [NEXT_HEADER[family]], f"Wireshark finds {value}"
+
+
+@scenario("ENC-16", versions=(MANUAL,), esp=SUITE, tfc=1000)
+def padding_hides_lengths_and_dummies_vanish(cell: Cell) -> None:
+    cell.up()
+    padded = cell.connection.suites[0].udp_length(cell.connection.tfc)
+    for data in (0, 56, 500, 972):
+        cell.ping(size=data)
+    for link in ("lan", "wan"):
+        expect(cell.seen.on(link).esp_in_udp).exactly(8).each_field(udp_length=padded)
+    with inner_sink(cell) as sink:
+        dummies = [esp_by_hand(cell, 100 + octets, bytes(octets), DUMMY) for octets in (0, 1, 900)]
+        with Reckoning(cell.right) as reckoning:
+            send_as_left(cell, *dummies)
+        reckoning.expect(NattInDummy=len(dummies))
+        send_as_left(cell, esp_by_hand(cell, 1001, inner_packet(cell, sink, b"no dummy")))
+        assert sink.until(b"no dummy") == []
+    expect(cell.seen.icmp).none()
