@@ -6,7 +6,8 @@ from dataclasses import dataclass, fields
 from enum import Enum
 from typing import ClassVar, Literal
 
-Verb = Literal["esp", "udp500", "udp4500", "fragments", "icmp_toobig"]
+Block = Literal["esp", "udp500", "udp4500", "fragments", "icmp_toobig"]
+"""What a NAT may be told to drop."""
 
 
 class Mapping(Enum):

@@ -5,6 +5,7 @@ Both families share it.
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import struct
@@ -25,6 +26,8 @@ CTNETLINK = 1 << 8
 IPCTNL_MSG_CT_NEW = 0
 IPCTNL_MSG_CT_GET = 1
 IPCTNL_MSG_CT_DELETE = 2
+CTA_TUPLE_ORIG = 1
+CTA_TIMEOUT = 7
 NLM_F_REQUEST = 1
 NLM_F_ACK = 4
 NLM_F_DUMP = 0x300
@@ -65,8 +68,9 @@ class Connection:
         return f"proto {self.protocol}  {self.original}  answered as {self.reply}  {self.timeout} s"
 
 
-def _request(namespace: Namespace, kind: int, flags: int) -> Iterator[tuple[int, bytes]]:
-    body = struct.pack("=BBH", socket.AF_UNSPEC, 0, 0)
+def _request(
+    namespace: Namespace, kind: int, flags: int, body: bytes = struct.pack("=BBH", socket.AF_UNSPEC, 0, 0)
+) -> Iterator[tuple[int, bytes]]:
     message = struct.pack("=IHHII", 16 + len(body), CTNETLINK | kind, NLM_F_REQUEST | flags, 1, 0) + body
     with namespace.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_NETFILTER) as channel:
         channel.settimeout(10)
@@ -79,7 +83,8 @@ def _request(namespace: Namespace, kind: int, flags: int) -> Iterator[tuple[int,
             for answer, _, _, payload in messages(data):
                 if answer in (NLMSG_ERROR, NLMSG_DONE):
                     number = -struct.unpack_from("=i", payload)[0] if payload else 0
-                    if number > 0:
+                    # Between a dump and an update an entry may have lapsed.
+                    if number > 0 and not (number == errno.ENOENT and kind == IPCTNL_MSG_CT_NEW):
                         raise NetworkError(f"conntrack of {namespace.label}: {os.strerror(number)}")
                     return
                 yield answer, payload
@@ -89,6 +94,29 @@ def flush(namespace: Namespace) -> None:
     """Forget every connection of `namespace`: the next packet of a flow gets a mapping anew."""
     for _ in _request(namespace, IPCTNL_MSG_CT_DELETE, NLM_F_ACK):
         pass
+
+
+def shorten(namespace: Namespace, seconds: int) -> None:
+    """Have every UDP entry lapse after `seconds`, unless a packet comes before."""
+    entries = list(_request(namespace, IPCTNL_MSG_CT_GET, NLM_F_DUMP))
+    timeout = struct.pack("=HH", 8, CTA_TIMEOUT) + struct.pack("!I", seconds)
+    for _, payload in entries:
+        if _connection(payload).protocol == socket.IPPROTO_UDP:
+            head = struct.pack("=BBH", payload[0], 0, 0)
+            body = head + _attribute(payload, CTA_TUPLE_ORIG) + timeout
+            for _ in _request(namespace, IPCTNL_MSG_CT_NEW, NLM_F_ACK, body):
+                pass
+
+
+def _attribute(payload: bytes, kind: int) -> bytes:
+    """The attribute of `kind` as it stands in a message, with its header."""
+    offset = 4
+    while offset + 4 <= len(payload):
+        length, found = struct.unpack_from("=HH", payload, offset)
+        if found & 0x3FFF == kind:
+            return payload[offset : offset + ((length + 3) & ~3)]
+        offset += max(4, (length + 3) & ~3)
+    raise NetworkError(f"conntrack: an entry without attribute {kind}")
 
 
 def dump(namespace: Namespace) -> list[Connection]:

@@ -12,6 +12,7 @@ import socket
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from pyroute2 import IPBatch
@@ -87,6 +88,14 @@ class Compiler:
         if request.data.count(mark) != 1:
             raise NetworkError(f"{text}: pyroute2 compiled no place for the namespace of {peer_node}")
         return Request(text, request.data, ((request.data.index(mark), peer_node),))
+
+
+@lru_cache(maxsize=256)
+def address_request(call: str, index: int, address: str, length: int) -> Request:
+    """The request to "add" or "del" `address` with a prefix of `length` at interface `index`."""
+    with Compiler() as compiler:
+        text = f"{call} address {address}/{length}"
+        return compiler.request(text, "addr", call, index=index, address=address, prefixlen=length)
 
 
 class RouteSocket:

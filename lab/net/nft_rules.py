@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from lab.net.behaviour import Filtering, Mapping, Ports, Verb
+from lab.net.behaviour import Block, Filtering, Mapping, Ports
 from lab.net.model import Family
 from lab.net.nat import NatConfig
 from lab.net.rules import PROTOCOLS
@@ -20,7 +20,7 @@ EARLY = -450
 HASHES = 1024
 """How many outside ports a hash chooses from."""
 
-BLOCKS: dict[Verb, tuple[str, ...]] = {
+BLOCKS: dict[Block, tuple[str, ...]] = {
     "esp": ("meta l4proto esp",),
     "udp500": ("udp dport 500", "udp sport 500"),
     "udp4500": ("udp dport 4500", "udp sport 4500"),
@@ -60,7 +60,7 @@ def unlearn_rules(nat: NatConfig) -> str:
     return "".join(_replaced("ip" if family == 4 else "ip6", TABLE, []) for family in nat.families)
 
 
-def block_rules(blocked: Collection[Verb], everything: bool = False) -> str:
+def block_rules(blocked: Collection[Block], everything: bool = False) -> str:
     """The table `lab_block`, which drops what is `blocked` on its way in and out; replaces an older one."""
     matches = [match for verb in BLOCKS if verb in blocked for match in BLOCKS[verb]]
     drops = ["drop"] if everything else [f"{match} drop" for match in matches]
@@ -134,13 +134,14 @@ def _early(nat: NatConfig, ip: str) -> list[str]:
 
 def _enter(nat: NatConfig, ip: str) -> list[str]:
     """After the static mappings of iptables, which are at priority dstnat."""
+    arriving = f'iifname "{nat.outside}" fib daddr type local'
     rules: list[str] = []
     for protocol in PROTOCOLS if _lookups(nat, ip) else ():
         if nat.filtering is Filtering.EIF:
-            rules.append(f'iifname "{nat.outside}" dnat to {protocol} dport map @{protocol}_port')
+            rules.append(f"{arriving} dnat to {protocol} dport map @{protocol}_port")
         if nat.filtering is Filtering.ADF:
             way = f"{protocol} dport . {ip} saddr map @{protocol}_peer"
-            rules.append(f'iifname "{nat.outside}" dnat to {way}')
+            rules.append(f"{arriving} dnat to {way}")
         if nat.hairpin:
             inside = ", ".join(f'"{link}"' for link in nat.inside)
             to = nat.address(4 if ip == "ip" else 6)

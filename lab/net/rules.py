@@ -50,7 +50,7 @@ def _filters(nat: NatConfig, family: Family) -> list[str]:
 
 
 def _prerouting(nat: NatConfig, family: Family) -> list[str]:
-    arriving = [f"-i {nat.outside}"]
+    arriving = [f"-i {nat.outside} -m addrtype --dst-type LOCAL"]
     rules = []
     if nat.hairpin:
         from_inside = [f"-i {link} -d {nat.address(family)}" for link in nat.inside]

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-from lab.net import conntrack
 from lab.net.builder import connect, create_namespaces
-from lab.net.errors import NetworkError
 from lab.net.model import Family, TopologyError, listed
 from lab.net.namespace import Namespace
 from lab.net.nat import NatConfig
-from lab.net.nft_rules import forget_rules, nft_rules, unlearn_rules
 from lab.net.processes import ProcessSpace
 from lab.net.rules import nat66_rules, nat_rules
 from lab.net.topology import Topology
-from lab.net.xtables import Backend, Restore, default_backend, nft, xtables
+from lab.net.xtables import Backend, Restore, default_backend
 from lab.nodes.namespace_node import NamespaceNode
+from lab.nodes.running_nat import RunningNat
 
 
 @dataclass(frozen=True)
@@ -29,87 +26,6 @@ class CapturePoint:
     link: str
     namespace: Namespace
     interface: str
-
-
-class RunningNat:
-    """A NAT of a running network."""
-
-    def __init__(
-        self,
-        name: str,
-        config: NatConfig,
-        rules: dict[Family, str],
-        namespace: Namespace,
-        backend: Backend,
-        scratch: Path,
-    ) -> None:
-        self.name = name
-        self.config = config
-        self.rules_of = rules
-        """its rules by family, as given to iptables-restore and ip6tables-restore"""
-        self.nft_rules = nft_rules(config)
-        self.backend: Backend = backend
-        self._namespace = namespace
-        self._scratch = scratch
-
-    @property
-    def rules(self) -> str:
-        """Its rules: of iptables, of ip6tables where links carry IPv6, and of nft if it needs any."""
-        return "".join(self.rules_of.values()) + self.nft_rules
-
-    def loading(self) -> list[Restore]:
-        """Start to load all its rules; finish() each."""
-        started = [self._restore(text, family) for family, text in self.rules_of.items()]
-        return started + ([nft(self._namespace, self.nft_rules)] if self.nft_rules else [])
-
-    def _restore(self, rules: str, family: Family) -> Restore:
-        # One lock per family: the two never touch the same table.
-        lock = self._scratch / f"{self.name}.xtables-lock{family}"
-        return xtables(self._namespace, rules, self.backend, lock, family)
-
-    def forget(self) -> None:
-        """Lose all mappings, as a reboot does. A port-preserving NAT gives the same port again."""
-        learned = forget_rules(self.config)
-        if learned:
-            nft(self._namespace, learned).finish()
-        conntrack.flush(self._namespace)
-
-    def conntrack(self) -> list[conntrack.Connection]:
-        """The connections it knows."""
-        return conntrack.dump(self._namespace)
-
-    @contextmanager
-    def transparent(self) -> Iterator[None]:
-        """Route without translating or filtering for the block, and forget all connections after it."""
-        empty = [self._restore("*nat\nCOMMIT\n*filter\nCOMMIT\n", family) for family in self.rules_of]
-        try:
-            _finish([*empty, nft(self._namespace, unlearn_rules(self.config))])
-            yield
-        finally:
-            _finish(self.loading())
-            conntrack.flush(self._namespace)
-
-    def load(self, rules: str, family: Family = 4) -> None:
-        """Replace its rules of `family`; known connections keep their mappings. Raises NetworkError."""
-        self._restore(rules, family).finish()
-        self.rules_of[family] = rules
-
-    def describe(self) -> str:
-        """Its rules and connections, for a failure message."""
-        connections = "\n".join(f"  {entry}" for entry in self.conntrack()) or "  none"
-        return f"nat {self.name} ({self.backend}), rules:\n{self.rules}connections:\n{connections}"
-
-
-def _finish(loads: list[Restore]) -> None:
-    """Wait for all; the first refusal is raised after the others have ended."""
-    refused: list[NetworkError] = []
-    for running in loads:
-        try:
-            running.finish()
-        except NetworkError as error:
-            refused.append(error)
-    if refused:
-        raise refused[0]
 
 
 class Network:
@@ -153,12 +69,9 @@ class Network:
         try:
             # iptables-restore needs no interfaces, so it loads and links while they are made.
             for name in topology.nats:
-                config = topology.nat_config(name)
-                texts: dict[Family, str] = {
-                    family: rules(config) if family == 4 else rules6(config) for family in config.families
-                }
                 assert chosen is not None
-                nats[name] = RunningNat(name, config, texts, namespaces[name], chosen, scratch)
+                makers: dict[Family, Callable[[NatConfig], str]] = {4: rules, 6: rules6}
+                nats[name] = RunningNat(name, topology, namespaces[name], chosen, scratch, makers)
                 restores += nats[name].loading()
             connect(topology, namespaces)
             for running in restores:

@@ -6,15 +6,15 @@ import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
 
 from lab.net import paths
 from lab.net.builder import await_addresses
 from lab.net.model import Family, TopologyError
-from lab.net.netlink import Compiler, Request, RouteSocket
+from lab.net.netlink import RouteSocket, address_request
 from lab.net.plan import interface_index
 from lab.nodes.namespace_node import NamespaceNode
-from lab.nodes.network import Network, RunningNat
+from lab.nodes.network import Network
+from lab.nodes.running_nat import RunningNat
 
 AF: dict[Family, socket.AddressFamily] = {4: socket.AF_INET, 6: socket.AF_INET6}
 
@@ -42,14 +42,6 @@ class Vantage:
             opened.close()
             raise
         return opened
-
-
-@lru_cache(maxsize=64)
-def address_request(call: str, index: int, address: str, length: int) -> Request:
-    """The request to "add" or "del" `address` with a prefix of `length` at interface `index`."""
-    with Compiler() as compiler:
-        text = f"{call} {address}/{length}"
-        return compiler.request(text, "addr", call, index=index, address=address, prefixlen=length)
 
 
 @contextmanager

@@ -31,8 +31,8 @@ EVERYTHING = """\
 :INPUT ACCEPT [0:0]
 :OUTPUT ACCEPT [0:0]
 :POSTROUTING ACCEPT [0:0]
--A PREROUTING -i out0 -p udp --dport 500 -j DNAT --to-destination 10.2.0.2:500
--A PREROUTING -i out0 -p tcp --dport 22 -j DNAT --to-destination 10.2.0.3:22
+-A PREROUTING -i out0 -m addrtype --dst-type LOCAL -p udp --dport 500 -j DNAT --to-destination 10.2.0.2:500
+-A PREROUTING -i out0 -m addrtype --dst-type LOCAL -p tcp --dport 22 -j DNAT --to-destination 10.2.0.3:22
 -A POSTROUTING -o out0 -p udp -j MASQUERADE --to-ports 30000-30100
 -A POSTROUTING -o out0 -p tcp -j MASQUERADE --to-ports 30000-30100
 -A POSTROUTING -o out0 -j MASQUERADE
@@ -100,7 +100,7 @@ NAT66 = """\
 :INPUT ACCEPT [0:0]
 :OUTPUT ACCEPT [0:0]
 :POSTROUTING ACCEPT [0:0]
--A PREROUTING -i wan -p udp --dport 500 -j DNAT --to-destination [fd02::2]:500
+-A PREROUTING -i wan -m addrtype --dst-type LOCAL -p udp --dport 500 -j DNAT --to-destination [fd02::2]:500
 -A POSTROUTING -o wan -j MASQUERADE
 COMMIT
 *filter
@@ -182,7 +182,7 @@ def test_a_hairpin_is_marked_on_its_way_in_and_gets_the_outside_address_on_its_w
     rules = nat_rules(config(hairpin=True, mappings=mappings))
     assert chain(rules, "PREROUTING") == [
         "-i lan -d 203.0.113.1 -j MARK --set-mark 0x1",
-        "-i wan -p udp --dport 500 -j DNAT --to-destination 10.1.0.2:500",
+        "-i wan -m addrtype --dst-type LOCAL -p udp --dport 500 -j DNAT --to-destination 10.1.0.2:500",
         "-i lan -d 203.0.113.1 -p udp --dport 500 -j DNAT --to-destination 10.1.0.2:500",
     ]
     assert chain(rules, "POSTROUTING")[0] == "-o lan -m mark --mark 0x1 -j SNAT --to-source 203.0.113.1"
@@ -190,7 +190,9 @@ def test_a_hairpin_is_marked_on_its_way_in_and_gets_the_outside_address_on_its_w
 
 def test_one_to_one_lets_everything_in_to_one():
     nat = config(one_to_one=(IPv4Address("10.1.0.2"),), filtering=Filtering.EIF)
-    assert chain(nat_rules(nat), "PREROUTING") == ["-i wan -j DNAT --to-destination 10.1.0.2"]
+    assert chain(nat_rules(nat), "PREROUTING") == [
+        "-i wan -m addrtype --dst-type LOCAL -j DNAT --to-destination 10.1.0.2"
+    ]
     assert "-i wan -m conntrack --ctstate DNAT -j ACCEPT" in chain(nat_rules(nat), "FORWARD")
     assert nft_rules(nat) == ""
 
@@ -213,8 +215,8 @@ table ip lab_nat {
   }
   chain enter {
     type nat hook prerouting priority dstnat + 1;
-    iifname "wan" dnat to udp dport map @udp_port
-    iifname "wan" dnat to tcp dport map @tcp_port
+    iifname "wan" fib daddr type local dnat to udp dport map @udp_port
+    iifname "wan" fib daddr type local dnat to tcp dport map @tcp_port
   }
   chain learn {
     type filter hook postrouting priority srcnat + 10;

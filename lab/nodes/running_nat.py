@@ -1,0 +1,230 @@
+"""A NAT of a running network, and everything that can happen to its mappings."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from lab.net import conntrack
+from lab.net.behaviour import UNPRIVILEGED, Block, PortRange, Ports
+from lab.net.builder import await_addresses, write_sysctl
+from lab.net.errors import NetworkError
+from lab.net.model import Address, Family
+from lab.net.namespace import Namespace
+from lab.net.nat import NatConfig
+from lab.net.netlink import RouteSocket, address_request
+from lab.net.nft_rules import block_rules, forget_rules, nft_rules, unlearn_rules
+from lab.net.plan import interface_index
+from lab.net.topology import Topology
+from lab.net.xtables import Backend, Restore, nft, xtables
+from lab.wait import wait_until
+
+Generator = Callable[[NatConfig], str]
+
+
+class RunningNat:
+    """A NAT of a running network. Each verb but forget() changes `config` or `blocked` to what is true after.
+
+    All verbs raise NetworkError when the kernel refuses.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        topology: Topology,
+        namespace: Namespace,
+        backend: Backend,
+        scratch: Path,
+        rules: dict[Family, Generator],
+    ) -> None:
+        self.name = name
+        self.config = topology.nat_config(name)
+        self.backend: Backend = backend
+        self.blocked: frozenset[Block] = frozenset()
+        self._topology = topology
+        self._namespace = namespace
+        self._scratch = scratch
+        self._generators = {family: rules[family] for family in self.config.families}
+        self._moves = 0
+        self.rules_of = {family: make(self.config) for family, make in self._generators.items()}
+        """its rules by family, as given to iptables-restore and ip6tables-restore"""
+        self.nft_rules = nft_rules(self.config)
+
+    @property
+    def rules(self) -> str:
+        """Its rules: of iptables, of ip6tables where links carry IPv6, and of nft if it needs any."""
+        return "".join(self.rules_of.values()) + self.nft_rules
+
+    def loading(self) -> list[Restore]:
+        """Start to load all its rules; finish() each."""
+        started = [self._restore(text, family) for family, text in self.rules_of.items()]
+        return started + ([nft(self._namespace, self.nft_rules)] if self.nft_rules else [])
+
+    def _restore(self, rules: str, family: Family) -> Restore:
+        # One lock per family: the two never touch the same table.
+        lock = self._scratch / f"{self.name}.xtables-lock{family}"
+        return xtables(self._namespace, rules, self.backend, lock, family)
+
+    def load(self, rules: str, family: Family = 4) -> None:
+        """Replace its rules of `family`; known connections keep their mappings."""
+        self._restore(rules, family).finish()
+        self.rules_of[family] = rules
+
+    def _become(self, config: NatConfig) -> None:
+        """Load what differs in the rules of `config`."""
+        loads = []
+        wanted = {family: make(config) for family, make in self._generators.items()}
+        beyond = nft_rules(config)
+        loads += [
+            self._restore(text, family)
+            for family, text in wanted.items()
+            if text != self._generators[family](self.config)
+        ]
+        if beyond != self.nft_rules:
+            loads.append(nft(self._namespace, beyond or unlearn_rules(config)))
+        finish(loads)
+        self.config, self.rules_of, self.nft_rules = config, self.rules_of | wanted, beyond
+
+    def conntrack(self) -> list[conntrack.Connection]:
+        """The connections it knows."""
+        return conntrack.dump(self._namespace)
+
+    def forget(self) -> None:
+        """Lose all mappings, as a power cut does. One that preserves or hashes gives the same port again."""
+        learned = forget_rules(self.config)
+        if learned:
+            nft(self._namespace, learned).finish()
+        conntrack.flush(self._namespace)
+
+    def remap(self) -> None:
+        """Give every flow another outside port from now on.
+
+        One that preserves ports draws them from a range instead, a range moves to the next of its size and
+        back, a hash gets the next seed; one that draws at random forgets, and draws again. A NAT that is one
+        to one has no other port: NetworkError.
+        """
+        config = self.config
+        if config.one_to_one:
+            raise NetworkError(f"nat {self.name} is one to one and has no other port: use readdress()")
+        self._moves += 1
+        if config.ports is Ports.SEEDED:
+            config = replace(config, seed=(config.seed + 1) % (1 << 32))
+        elif config.ports is Ports.PRESERVE:
+            config = replace(config, ports=PortRange(20000, 20999))
+        elif isinstance(config.ports, PortRange):
+            size = len(config.ports) if self._moves % 2 else -len(config.ports)
+            moved = PortRange(config.ports.first + size, config.ports.last + size)
+            if not (moved.first in UNPRIVILEGED and moved.last in UNPRIVILEGED):
+                moved = PortRange(config.ports.first - size, config.ports.last - size)
+            if not (moved.first in UNPRIVILEGED and moved.last in UNPRIVILEGED):
+                raise NetworkError(f"nat {self.name}: no room beside ports {config.ports} to move them to")
+            config = replace(config, ports=moved)
+        self._become(config)
+        self.forget()
+
+    def readdress(self, to: Address | None = None, family: Family = 4) -> Address:
+        """Change the outside address and forget; return the new one.
+
+        `to` is another address of the same subnet, None takes the lowest that is free.
+        """
+        outside = self.config.outside
+        end = self._topology.link(outside).end(self.name)
+        old = self.config.address(family)
+        subnet = end.on(family).network
+        if to is None:
+            taken = {old, *(each.ip(family) for each in self._topology.link(outside).ends)}
+            to = next((address for address in subnet.hosts() if address not in taken), None)
+        if to is None or to not in subnet or to == old:
+            raise NetworkError(f"nat {self.name}: {to} is no other address of {subnet} on {outside}")
+        index = interface_index(self._topology, self.name, outside)
+        with self._namespace.entered():
+            if family == 4:
+                # Else the new address, which is secondary at first, would go with the old one.
+                write_sysctl(self.name, f"net/ipv4/conf/{outside}/promote_secondaries", "1")
+            with RouteSocket(self._namespace) as routes:
+                requests = [
+                    address_request(call, index, str(address), subnet.prefixlen)
+                    for call, address in (("add", to), ("del", old))
+                ]
+                routes.send(requests, {})
+            if family == 6:
+                await_addresses(self.name)
+        addresses = tuple(to if address == old else address for address in self.config.addresses)
+        self._become(replace(self.config, addresses=addresses))
+        self.forget()
+        return to
+
+    @contextmanager
+    def outage(self) -> Iterator[None]:
+        """Carry nothing for the block, and have forgotten everything after it."""
+        nft(self._namespace, block_rules((), everything=True)).finish()
+        try:
+            yield
+        finally:
+            self.forget()
+            nft(self._namespace, block_rules(self.blocked)).finish()
+
+    def reboot(self, outage: float = 0.0) -> None:
+        """Be away for `outage` seconds and forget everything."""
+        back = time.monotonic() + outage
+        with self.outage():
+            wait_until(lambda: time.monotonic() >= back, f"nat {self.name} to boot", outage + 1)
+
+    def block(self, *what: Block) -> None:
+        """Drop packets of these kinds from now on, in every direction, before they are tracked."""
+        self._block(self.blocked | set(what))
+
+    def unblock(self, *what: Block) -> None:
+        """Carry packets of these kinds again, without a name all."""
+        self._block(self.blocked - set(what) if what else frozenset())
+
+    def _block(self, blocked: frozenset[Block]) -> None:
+        nft(self._namespace, block_rules(blocked)).finish()
+        self.blocked = blocked
+
+    def expire(self, seconds: int = 1) -> None:
+        """Shorten the timers of UDP: mappings that stay idle for `seconds` lapse, the present ones too."""
+        timeouts = replace(self.config.timeouts, udp=seconds, udp_stream=seconds)
+        with self._namespace.entered():
+            for path, value in timeouts.sysctls():
+                write_sysctl(self.name, path, value)
+        self._become(replace(self.config, timeouts=timeouts))
+        conntrack.shorten(self._namespace, seconds)
+
+    def clash(self) -> None:
+        """Drop the guard: a packet from outside that comes first takes the port from the inside flow.
+
+        The flow then gets another port, and the responder another peer than the one it wrote to.
+        """
+        self._become(replace(self.config, guard=False))
+
+    @contextmanager
+    def transparent(self) -> Iterator[None]:
+        """Route without translating or filtering for the block, and forget all connections after it."""
+        empty = [self._restore("*nat\nCOMMIT\n*filter\nCOMMIT\n", family) for family in self.rules_of]
+        try:
+            finish([*empty, nft(self._namespace, unlearn_rules(self.config))])
+            yield
+        finally:
+            finish(self.loading())
+            conntrack.flush(self._namespace)
+
+    def describe(self) -> str:
+        """Its rules and connections, for a failure message."""
+        connections = "\n".join(f"  {entry}" for entry in self.conntrack()) or "  none"
+        return f"nat {self.name} ({self.backend}), rules:\n{self.rules}connections:\n{connections}"
+
+
+def finish(loads: list[Restore]) -> None:
+    """Wait for all; the first refusal is raised after the others have ended."""
+    refused: list[NetworkError] = []
+    for running in loads:
+        try:
+            running.finish()
+        except NetworkError as error:
+            refused.append(error)
+    if refused:
+        raise refused[0]
