@@ -137,6 +137,14 @@ def _iptables(backend: str) -> str:
     return f"{program} loads a NAT"
 
 
+def _nft() -> str:
+    program = shutil.which("nft")
+    if program is None:
+        raise _ProbeFailedError("nft is not installed (Debian package nftables)")
+    _run_inside([program, "-f", "-"], "table ip probe { chain c { udp checksum 0 udp checksum set 1; }; }\n")
+    return f"{program} loads rules"
+
+
 def _qdisc_netem() -> str:
     _run_inside(["tc", "qdisc", "add", "dev", "lo", "root", "netem", "delay", "1ms"])
     return "netem can be attached"
@@ -183,6 +191,7 @@ _PROBES: dict[str, tuple[Callable[[], str], str]] = {
     "pidns": (_pid_namespace, "leak-free stops: each lab's processes live in one PID namespace"),
     "iptables-nft": (lambda: _iptables("nft"), "NATs by iptables on the nf_tables backend (default)"),
     "iptables-legacy": (lambda: _iptables("legacy"), "NATs by iptables on the legacy backend"),
+    "nft": (_nft, "NATs that do what iptables cannot say: break checksums, learn who may come in"),
     "TUN": (_tun, "the natt peer and strongSwan's userland ESP: both carry inner packets over a TUN device"),
     "charon": (lambda: _program(CHARON, "charon-systemd"), "the strongswan peer"),
     "vici": (_vici, "the strongswan peer: it is driven over vici"),

@@ -14,6 +14,7 @@ from lab.capture.packets import Packets
 from lab.capture.seen import Seen
 from lab.cell import Cell
 from lab.net.model import Kind
+from scenarios.inner import Sink, came_before_now, send_inner
 
 _ETH_P = {4: 0x0800, 6: 0x86DD}
 _SIOCGIFHWADDR = 0x8927
@@ -57,16 +58,29 @@ def lost_on_the_way(cell: Cell) -> Iterator[None]:
         node.run(["ip", "route", "delete", *route]).check()
 
 
+def held_back(cell: Cell, sink: Sink, payload: bytes) -> bytes:
+    """The ESP of an inner datagram to `sink` which the NAT has lost: the right peer has never seen it."""
+    came_before_now(cell, sink)
+    with lost_on_the_way(cell):
+        seen = len(cell.seen.on("lan"))
+        send_inner(cell, sink, payload)
+        return cell.until(
+            lambda packets: packets.on("lan")[seen:].esp_in_udp, "the held-back ESP on lan"
+        ).first.payload
+
+
+def example(cell: Cell) -> Seen:
+    """The first encapsulated ESP that reached the right peer."""
+    return cell.seen.on("wan").esp_in_udp.to(cell.endpoint("left").remote).first
+
+
 def arriving(cell: Cell, packets: Packets) -> list[bytes]:
     """Encapsulated ESP of the left peer, seen before the NAT, as it would have come out behind it."""
-    example = cell.seen.on("wan").esp_in_udp.to(cell.endpoint("left").remote).first
-    return [as_arriving(example, packet.payload) for packet in packets]
+    return [as_arriving(example(cell), packet.payload) for packet in packets]
 
 
-def as_arriving(
-    example: Seen, payload: bytes, source: Address | None = None, checksum: int | None = 0
-) -> bytes:
-    """`payload` between the addresses and ports of `example`, or from another `source`."""
-    assert example.sport is not None
-    assert example.dport is not None
-    return datagram(payload, source or (example.src, example.sport), (example.dst, example.dport), checksum)
+def as_arriving(like: Seen, payload: bytes, source: Address | None = None, checksum: int | None = 0) -> bytes:
+    """`payload` between the addresses and ports of `like`, or from another `source`."""
+    assert like.sport is not None
+    assert like.dport is not None
+    return datagram(payload, source or (like.src, like.sport), (like.dst, like.dport), checksum)

@@ -73,7 +73,7 @@ def send_inner(cell: Cell, sink: Sink, *payloads: bytes, child: int = 0) -> None
     with end.node.socket(family, socket.SOCK_DGRAM) as sock:
         sock.bind((end.inner, 0))
         for payload in payloads:
-            sock.sendto(payload, sink.address)
+            sock.sendto(payload, (end.remote_inner, sink.address[1]))
 
 
 def came_before_now(cell: Cell, sink: Sink, child: int = 0) -> list[bytes]:

@@ -5,6 +5,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
 
+from lab.nodes.node import Node
 from lab.wait import wait_until
 
 
@@ -71,3 +72,11 @@ def usage(pid: int) -> Usage:
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     ticks = int(fields[11]) + int(fields[12])
     return Usage(ticks / os.sysconf("SC_CLK_TCK"), int(fields[21]) * os.sysconf("SC_PAGE_SIZE"))
+
+
+def kernel_counter(node: Node, protocol: str, name: str) -> int:
+    """A counter of the node's own stack, for example ``Udp`` ``InCsumErrors`` (RFC 4113, snmp_counter)."""
+    with node.entered():
+        lines = Path("/proc/thread-self/net/snmp").read_text().splitlines()
+    names, values = (line.split()[1:] for line in lines if line.startswith(f"{protocol}:"))
+    return int(values[names.index(name)])

@@ -8,7 +8,7 @@ from lab.ike.deviation import Deviation
 from lab.ike.ikev1.config import AGGRESSIVE_MODE, MAIN_MODE
 from lab.ike.ikev1.config import Config as Ikev1Config
 from lab.ike.ikev1.payloads import Identity as Ikev1Identity
-from lab.ike.ikev1.peer import Peer as Ikev1Peer
+from lab.ike.ikev1.peer import Ikev1Peer
 from lab.ike.ikev1.suites import DEFAULT_PHASE1
 from lab.ike.ikev2.config import Config as Ikev2Config
 from lab.ike.ikev2.payloads import Identity as Ikev2Identity
@@ -52,8 +52,8 @@ def scripted(cell: Cell, *deviations: Deviation) -> Iterator[Runner]:
                     suites=DEFAULT_PHASE1[:1],
                     local_net=f"{end.inner}/32",
                     remote_net=f"{end.remote_inner}/32",
-                    deviations=deviations,
-                )
+                ),
+                deviations,
             )
         runner = stack.enter_context(Runner(machine, sockets))
         runner.do(machine.initiate)

@@ -103,7 +103,9 @@ class Natt(Peer):
         encapsulations=frozenset({AUTO, FORCE, OFF}),
         esp=frozenset(ESP_SUITES),
         options=frozenset(OPTIONS),
-        features=frozenset({"keepalive", "no-encapsulation", "demultiplexing-events"}),
+        features=frozenset(
+            {"keepalive", "no-encapsulation", "demultiplexing-events", "nat-oa", "udp-checksum"}
+        ),
     )
 
     def __init__(self, endpoint: Endpoint, connection: Connection) -> None:
@@ -160,7 +162,7 @@ class Natt(Peer):
         address, port = self.local
         tables = [
             _table("[[socket]]", address=address, port=port, encap=connection.udp_encapsulation,
-                   profile="linux"),
+                   profile="linux", udp_checksum=connection.udp_checksum),
         ]  # fmt: skip
         if port != IKE_PORT:
             tables.append(_table("[[socket]]", address=address, port=IKE_PORT, encap="none", profile="linux"))

@@ -97,6 +97,8 @@ class Connection:
     nat_oa: str = "incremental"
     """Repair of transport-mode checksums from NAT-OA: ``incremental``, ``recompute``, ``skip``; ``none``: no
     NAT-OA is known."""
+    udp_checksum: str = "zero"
+    """Of ESP in UDP over IPv4: ``zero`` as RFC 3948 section 2.1 says, or ``computed``."""
     wildcard: bool = False
     """Listen at every address of the node, not at the own one alone."""
     privileged: bool = True
@@ -109,6 +111,7 @@ class Connection:
         _one_of("inner_family", self.inner_family, (4, 6))
         _one_of("udp_encapsulation", self.udp_encapsulation, (ESPINUDP, NON_IKE))
         _one_of("nat_oa", self.nat_oa, ("incremental", "recompute", "skip", "none"))
+        _one_of("udp_checksum", self.udp_checksum, ("zero", "computed"))
         _one_of("outer.df", self.outer.df, ("copy", "set", "clear"))
         for name, value, least, most in (
             ("nat_t_port", self.nat_t_port, 1, 65535),
@@ -152,6 +155,7 @@ OPTIONS = (
     "outer",
     "spis",
     "nat_oa",
+    "udp_checksum",
     "wildcard",
     "privileged",
 )
