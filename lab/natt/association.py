@@ -132,7 +132,7 @@ class SecurityAssociation:
     tfc: int = 0
     """Inner packets shorter than this are padded to it (RFC 4303 section 2.7)."""
     fragment: int = 65535
-    """Longest inner packet to be sent in one piece (SADB_X_EXT_NAT_T_FRAG); kept, not acted on."""
+    """Tunnel mode: IPv4 packets longer than this go in fragments unless DF is set (SADB_X_EXT_NAT_T_FRAG)."""
     reqid: int = 0
     """Binds the SA to policies that ask for it (sadb_x_sa2_reqid); 0 is unbound."""
     selectors: tuple[Selector, ...] = ()

@@ -210,6 +210,7 @@ def _association(table: Table, config: Config) -> SecurityAssociation:
             hard=_lifetime(table, "hard"),
             outer=outer,
             tfc=table.number("tfc", 0, 65535, 0),
+            fragment=table.number("fragment", _SMALLEST_MTU, 65535, 65535),
         )
     except FieldError as error:
         raise table.error(error.field, str(error.args[0])) from None

@@ -9,12 +9,14 @@ from typing import Any
 
 from .association import Direction, Endpoint, SecurityAssociation
 from .counters import Counters
+from .datagrams import Received
 from .input import Decapsulated, Dropped, InputPath, Keepalive, Mapping, Result
 from .keepalive import KeepaliveTimer
 from .keymanager import KeyManager
+from .outersocket import path_mtu
 from .output import Outgoing, OutputError, OutputPath
 from .sadb import Expiry, Sadb, SadbError
-from .sockets import RawEspSocket, Received, UdpEncapSocket
+from .sockets import RawEspSocket, UdpEncapSocket
 from .spd import Policy, Spd
 from .tunnel import TunDevice
 from .wire import KEEPALIVE, Encap, Profile
@@ -108,21 +110,20 @@ class Encapsulator:
 
     def _encapsulate(self, packets: list[bytes], batch: list[Outgoing], now: float) -> None:
         """Append the outer packets of inner ones with one header to `batch`, to its last run if they fit."""
-        while packets:
-            try:
-                outgoing = self._output.run(packets, now)
-            except OutputError as error:
-                if self.key_manager is not None and error.policy is not None:
-                    self.key_manager.acquire(error.policy, packets[0], now)
-                if self.events.watchers:
-                    for _ in packets:
-                        self.events.emit("dropped", counter=error.counter, spi=error.spi)
-                return
-            packets = packets[len(outgoing.payloads) :]
-            if batch and batch[-1].joins(outgoing):
-                batch[-1].payloads.extend(outgoing.payloads)
-            else:
-                batch.append(outgoing)
+        try:
+            for outgoing in self._output.run(packets, now):
+                if batch and batch[-1].joins(outgoing):
+                    batch[-1].payloads.extend(outgoing.payloads)
+                else:
+                    batch.append(outgoing)
+        except OutputError as error:
+            if error.reply:
+                self._write([error.reply])
+            if self.key_manager is not None and error.policy is not None:
+                self.key_manager.acquire(error.policy, packets[0], now)
+            if self.events.watchers:
+                for _ in range(error.count):
+                    self.events.emit("dropped", counter=error.counter, spi=error.spi)
 
     def transmit(self, outgoing: Outgoing, now: float) -> None:
         """Send outer packets; refusals are counted."""
@@ -132,8 +133,21 @@ class Encapsulator:
             self.counters.add(counter)
             if self.events.watchers:
                 self.events.emit("dropped", counter=counter, spi=outgoing.sa.spi, reason=str(error))
+        if any(error.errno == errno.EMSGSIZE for error in refused):
+            self._learn_path(outgoing, now)
         if len(refused) < len(outgoing.payloads):
             self._active(outgoing.source, outgoing.destination, now)
+
+    def _learn_path(self, outgoing: Outgoing, now: float) -> None:
+        """Ask the kernel, which has checked what ICMP told it against its sockets, for the path MTU."""
+        source, destination = outgoing.source[0], outgoing.destination[0]
+        try:
+            mtu = path_mtu(source, destination, self.mark)
+        except OSError:
+            # The path itself has gone; the next packet finds out.
+            return
+        if self._output.paths.learn(destination, mtu, now) and self.events.watchers:
+            self.events.emit("path-mtu", source=source, destination=destination, mtu=mtu)
 
     def _transmit(self, outgoing: Outgoing) -> list[OSError]:
         payloads, source, destination, encap, tos, dont_fragment, ttl, _ = outgoing

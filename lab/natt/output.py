@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from .association import DontFragment, Endpoint, Mode, SecurityAssociation, State
 from .counters import Counters
-from .esp import DUMMY
+from .esp import DUMMY, largest_inner
+from .fragmentation import fragment_ipv4
 from .ip import ESP, IPIP, IPV6, IpError, IpHeader, build_ip, build_udp, parse_ip
+from .pathmtu import LEAST, PathMtus, RateLimit, too_big
 from .spd import Policy, Spd
 from .wire import NON_IKE_MARKER, Encap
 
@@ -64,13 +66,18 @@ class Outgoing(NamedTuple):
 
 
 class OutputError(Exception):
-    """An inner packet that must not go out; `counter` says why, `policy` is one that lacks its SA."""
+    """Inner packets, `count` of them, that must not go out; `counter` says why.
 
-    def __init__(self, counter: str, spi: int = 0, policy: Policy | None = None) -> None:
+    `policy` is one that lacks its SA; `reply` a packet for the sender.
+    """
+
+    def __init__(self, counter: str, spi: int = 0, policy: Policy | None = None, reply: bytes = b"") -> None:
         super().__init__(counter)
         self.counter = counter
         self.spi = spi
         self.policy = policy
+        self.reply = reply
+        self.count = 1
 
 
 def encapsulate(sa: SecurityAssociation, packet: bytes, header: IpHeader, now: float) -> Outgoing:
@@ -94,9 +101,7 @@ def encapsulate_run(
         outer = sa.outer
         dscp = header.tos >> 2 if outer.dscp is None else outer.dscp
         tos = dscp << 2 | (header.tos & 3 if outer.ecn else 0)
-        dont_fragment = (
-            header.dont_fragment if outer.df is DontFragment.COPY else outer.df is DontFragment.SET
-        )
+        dont_fragment = _dont_fragment(sa, packets[0], header)
         return _seal(sa, packets, next_header, sa.tfc, tos, dont_fragment, outer.ttl, now)
     if header.fragment or header.destination != sa.destination_packed:
         raise OutputError("XfrmOutBundleCheckError", sa.spi)
@@ -153,27 +158,36 @@ class OutputPath:
     """Inner packets in, outer packets out; drops are counted."""
 
     def __init__(self, spd: Spd, counters: Counters) -> None:
+        self.paths = PathMtus()
         self._spd = spd
         self._counters = counters
+        self._replies = RateLimit(100.0, 20)
 
     def process(self, packet: bytes, now: float) -> Outgoing:
         """Find the policy of an inner packet and apply it; OutputError, already counted, for a drop."""
-        return self.run((packet,), now)
+        return next(self.run((packet,), now))
 
-    def run(self, packets: Sequence[bytes], now: float) -> Outgoing:
+    def run(self, packets: Sequence[bytes], now: float) -> Iterator[Outgoing]:
         """Apply the policy of the first packet to all; their headers differ as the pieces of a TSO frame do.
 
-        What comes back may carry fewer, see `encapsulate_run`. OutputError when none went; all are counted.
+        Packets that must be fragmented first come back as their fragments. OutputError at the end for those
+        that were dropped, already counted.
         """
         try:
-            outgoing = self._run(packets, now)
+            sa, header, packets = self._prepare(packets, now)
+            while packets:
+                outgoing = encapsulate_run(sa, packets, header, now)
+                packets = packets[len(outgoing.payloads) :]
+                self._counters.add("NattOutEncapsulated", len(outgoing.payloads))
+                yield outgoing
         except OutputError as error:
-            self._counters.add(error.counter, len(packets))
+            error.count = len(packets)
+            self._counters.add(error.counter, error.count)
             raise
-        self._counters.add("NattOutEncapsulated", len(outgoing.payloads))
-        return outgoing
 
-    def _run(self, packets: Sequence[bytes], now: float) -> Outgoing:
+    def _prepare(
+        self, packets: Sequence[bytes], now: float
+    ) -> tuple[SecurityAssociation, IpHeader, Sequence[bytes]]:
         first = packets[0]
         try:
             header = parse_ip(first)
@@ -182,6 +196,43 @@ class OutputPath:
         policy = self._spd.lookup(header, first)
         if policy is None or policy.blocks:
             raise OutputError("XfrmOutPolBlock")
-        if policy.sa is None:
+        sa = policy.sa
+        if sa is None:
             raise OutputError("XfrmOutNoStates", policy=policy)
-        return encapsulate_run(policy.sa, packets, header, now)
+        if len(first) > sa.fragment and sa.mode is Mode.TUNNEL and not header.dont_fragment:
+            return sa, header, _fragments(packets, sa.fragment)
+        if self.paths:
+            self._check_size(sa, first, header, now)
+        return sa, header, packets
+
+    def _check_size(self, sa: SecurityAssociation, packet: bytes, header: IpHeader, now: float) -> None:
+        """OutputError for a packet that would not pass the path and must not be fragmented outside."""
+        path_mtu = self.paths.get(sa.destination, now)
+        if path_mtu is None or not _dont_fragment(sa, packet, header):
+            return
+        largest = largest_inner(
+            path_mtu,
+            sa.esp.transform,
+            sa.encap,
+            outer_header=40 if len(sa.destination_packed) == 16 else 20,
+            transport=sa.mode is Mode.TRANSPORT,
+        )
+        if len(packet) > largest:
+            reply = too_big(packet, header, largest) if self._replies.passes(now) else b""
+            raise OutputError("NattOutTooBig", sa.spi, reply=reply)
+
+
+def _fragments(packets: Sequence[bytes], size: int) -> list[bytes]:
+    try:
+        return [piece for packet in packets for piece in fragment_ipv4(packet, parse_ip(packet), size)]
+    except IpError:
+        raise OutputError("XfrmOutError") from None
+
+
+def _dont_fragment(sa: SecurityAssociation, packet: bytes, header: IpHeader) -> bool:
+    """The outer DF bit. Nobody may be told to send less than 1280 octets of IPv6 (RFC 2473 section 7.1)."""
+    if sa.mode is Mode.TRANSPORT:
+        return header.dont_fragment
+    if header.version == 6 and len(packet) <= LEAST[6]:
+        return False
+    return header.dont_fragment if sa.outer.df is DontFragment.COPY else sa.outer.df is DontFragment.SET

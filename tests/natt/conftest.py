@@ -47,15 +47,23 @@ class Namespace:
         ).stdout
 
     def socket(self, address: str, port: int, kind: int = socket.SOCK_DGRAM) -> socket.socket:
-        """An IPv4 socket inside, made by a thread-less excursion of this process."""
+        """An IPv4 socket inside."""
+        return self._socket(kind, 0, (address, port))
+
+    def raw_socket(self, protocol: int) -> socket.socket:
+        """An IPv4 raw socket inside."""
+        return self._socket(socket.SOCK_RAW, protocol, ("0.0.0.0", 0))
+
+    def _socket(self, kind: int, protocol: int, local: tuple[str, int]) -> socket.socket:
+        """Made by a thread-less excursion of this process."""
         home = os.open("/proc/self/ns/net", os.O_RDONLY)
         there = os.open(f"/proc/{self.holder.pid}/ns/net", os.O_RDONLY)
         try:
             if LIBC.setns(there, CLONE_NEWNET):
                 raise OSError(ctypes.get_errno(), "setns")
             try:
-                sock = socket.socket(socket.AF_INET, kind)
-                sock.bind((address, port))
+                sock = socket.socket(socket.AF_INET, kind, protocol)
+                sock.bind(local)
             finally:
                 assert LIBC.setns(home, CLONE_NEWNET) == 0
         finally:

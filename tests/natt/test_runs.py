@@ -177,10 +177,15 @@ def test_the_output_path_counts_every_packet_of_a_run() -> None:
     spd.add(Policy(Selector(Network.parse("10.1.0.0/16"), Network.parse("10.2.0.0/16")), sender))
     path = OutputPath(spd, counters)
     packets = [inner(number) for number in range(5)]
-    assert len(path.run(packets, 0.0).payloads) == 2
-    for rest, counter in ((packets[2:], "XfrmOutStateExpired"), ([inner(0, 6)] * 4, "XfrmOutPolBlock")):
-        with pytest.raises(OutputError, match=counter):
-            path.run(rest, 0.0)
+    outgoing = path.run(packets, 0.0)
+    assert len(next(outgoing).payloads) == 2
+    for rest, counter, count in (
+        (outgoing, "XfrmOutStateExpired", 3),
+        (path.run([inner(0, 6)] * 4, 0.0), "XfrmOutPolBlock", 4),
+    ):
+        with pytest.raises(OutputError, match=counter) as caught:
+            next(rest)
+        assert caught.value.count == count
     moved = {name: count for name, count in counters.snapshot().items() if count}
     assert moved == {"NattOutEncapsulated": 2, "XfrmOutStateExpired": 3, "XfrmOutPolBlock": 4}
 

@@ -9,7 +9,8 @@ import struct
 
 import pytest
 
-from lab.natt.sockets import RawEspSocket, Received, UdpChecksum, UdpEncapSocket, notify, runs
+from lab.natt.datagrams import Received, runs
+from lab.natt.sockets import RawEspSocket, UdpChecksum, UdpEncapSocket, notify
 from lab.natt.wire import Encap, Profile
 from lab.wait import wait_until
 
