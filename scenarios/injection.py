@@ -50,7 +50,8 @@ def lost_on_the_way(cell: Cell) -> Iterator[None]:
     """The first router silently loses what goes to the right node, while the block runs."""
     kinds = (Kind.NAT, Kind.ROUTER)
     node = next(cell.network.nodes[n.name] for n in cell.topology.nodes if n.kind in kinds)
-    route = ["blackhole", f"{cell.endpoint('left').remote}/32"]
+    remote = cell.endpoint("left").remote
+    route = ["blackhole", f"{remote}/{128 if ':' in remote else 32}"]
     node.run(["ip", "route", "add", *route]).check()
     try:
         yield

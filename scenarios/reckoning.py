@@ -75,7 +75,11 @@ def usage(pid: int) -> Usage:
 
 
 def kernel_counter(node: Node, protocol: str, name: str) -> int:
-    """A counter of the node's own stack, for example ``Udp`` ``InCsumErrors`` (RFC 4113, snmp_counter)."""
+    """A counter of the node's own stack, for example ``Udp`` or ``Udp6`` ``InCsumErrors`` (RFC 4113)."""
+    if protocol.endswith("6"):
+        with node.entered():
+            lines = Path("/proc/thread-self/net/snmp6").read_text().splitlines()
+        return int(dict(line.split() for line in lines)[protocol + name])
     with node.entered():
         lines = Path("/proc/thread-self/net/snmp").read_text().splitlines()
     names, values = (line.split()[1:] for line in lines if line.startswith(f"{protocol}:"))

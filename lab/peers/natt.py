@@ -147,7 +147,9 @@ class Natt(Peer):
     def local(self) -> tuple[str, int]:
         """Address and port that the socket of encapsulated ESP is bound to."""
         address = self.endpoint.address
-        if self.connection.wildcard:
+        if self.connection.dual_stack:
+            address = "::"
+        elif self.connection.wildcard:
             address = "::" if ":" in address else "0.0.0.0"
         return address, self.connection.encapsulated_port
 

@@ -101,6 +101,8 @@ class Connection:
     """Of ESP in UDP over IPv4: ``zero`` as RFC 3948 section 2.1 says, or ``computed``."""
     wildcard: bool = False
     """Listen at every address of the node, not at the own one alone."""
+    dual_stack: bool = False
+    """Listen at every address of both families by one IPv6 socket."""
     privileged: bool = True
     """False: the peer's program has no capability but that of binding low ports."""
 
@@ -157,6 +159,7 @@ OPTIONS = (
     "nat_oa",
     "udp_checksum",
     "wildcard",
+    "dual_stack",
     "privileged",
 )
 """Fields of Connection that a peer must declare (Capabilities.options) to be given other than the default."""
