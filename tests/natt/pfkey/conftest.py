@@ -71,6 +71,7 @@ class Engine:
         self.now = 1000.0
         self.sadb, self.spd, self.host = Sadb(), Spd(), FakeHost(local)
         self.reasons: list[str] = []
+        self.reason = ""
         self.server = PfKeyServer(
             self.sadb,
             self.spd,
@@ -100,6 +101,7 @@ class Engine:
         """The errno a message is answered with; nothing may have changed."""
         before = self.everything()
         answer = self.ask(message)
+        self.reason = self.reasons[-1]
         assert answer.errno
         assert (answer.type, answer.seq, answer.pid) == (message.type, message.seq, message.pid)
         assert self.everything() == before
