@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import hmac
-import ipaddress
 import struct
 
 from ..chain import Message, Payload
 from ..deviation import Float
-from ..errors import IkeError
+from ..errors import IkeError, MalformedError
 from ..transport import Datagram
 from . import child
+from .addresses import additional_addresses, take_addresses
 from .context import FailedError, RefusedError
-from .ikesa import IkeSa, State
+from .ikesa import IkeSa
+from .informational import AbandonTask, FarewellTask
 from .init import float_ports, required
 from .numbers import AUTH_SHARED_KEY, Exchange, N, P
 from .payloads import Identity, Notify, parse_auth, parse_notifies
+from .sastate import State
 
 
 def _auth_payload(sa: IkeSa) -> Payload:
@@ -47,25 +49,6 @@ def _verify(sa: IkeSa, message: Message, id_type: P) -> None:
     if not hmac.compare_digest(expected, data):
         raise RefusedError(N.AUTHENTICATION_FAILED, f"AUTH of {identity} does not match", fatal=True)
     sa.peer_id = identity
-
-
-def additional_addresses(sa: IkeSa) -> list[Payload]:
-    """ADDITIONAL_IP4_ADDRESS, ADDITIONAL_IP6_ADDRESS or NO_ADDITIONAL_ADDRESSES (RFC 4555 section 3.4)."""
-    payloads = []
-    for text in sa.config.additional_addresses:
-        address = ipaddress.ip_address(text)
-        kind = N.ADDITIONAL_IP4_ADDRESS if address.version == 4 else N.ADDITIONAL_IP6_ADDRESS
-        payloads.append(Notify(kind, address.packed).pack())
-    return payloads or [Notify(N.NO_ADDITIONAL_ADDRESSES).pack()]
-
-
-def take_addresses(sa: IkeSa, message: Message) -> None:
-    """Remember what addresses the peer has besides; a message that tells any replaces them all."""
-    kinds = (N.ADDITIONAL_IP4_ADDRESS, N.ADDITIONAL_IP6_ADDRESS)
-    notifies = parse_notifies(message.payloads)
-    found = [n.data for n in notifies if n.type in kinds and len(n.data) in (4, 16)]
-    if found or any(n.type == N.NO_ADDITIONAL_ADDRESSES for n in notifies):
-        sa.peer_addresses = tuple(str(ipaddress.ip_address(data)) for data in found)
 
 
 def _take_mobike(sa: IkeSa, message: Message) -> None:
@@ -105,8 +88,10 @@ class AuthTask:
             raise FailedError(f"the peer answered IKE_AUTH with {said or 'neither AUTH nor an error'}")
         try:
             _verify(sa, message, P.IDR)
-        except RefusedError as error:
-            raise FailedError(f"the peer could not be authenticated: {error}") from None
+        except (RefusedError, MalformedError) as error:
+            sa.context.event("failed", reason=f"the peer could not be authenticated: {error}")
+            sa.ask(FarewellTask(), now)
+            return
         _take_mobike(sa, message)
         if sa.context.pipeline.ports.floating is Float.LATE:
             float_ports(sa)
@@ -116,6 +101,8 @@ class AuthTask:
                 chosen = child.accepted(sa, self._offer, message, False)
             except IkeError as error:
                 sa.context.event("child-refused", reason=str(error))
+                if child.refusal(message) is None:
+                    sa.ask(AbandonTask(self._offer.spi), now)
                 return
             sa.install(child.build(sa, chosen, True, b"", sa.nonce_i, sa.nonce_r, now))
 

@@ -9,10 +9,11 @@ from ..chain import Message, Payload
 from ..errors import MalformedError
 from .config import Child
 from .context import RefusedError
-from .ikesa import IkeSa, Made
+from .ikesa import IkeSa
 from .keymat import ChildKeys
 from .numbers import N, P
 from .payloads import Notify, pack_sa, pack_selectors, parse_notifies, parse_sa, parse_selectors
+from .sastate import Made
 from .selectors import Substituted, narrow, substitute
 from .suites import EspSuite, choose_esp
 

@@ -16,6 +16,7 @@ from .numbers import notify_name
 
 if TYPE_CHECKING:
     from .ikesa import IkeSa
+    from .sastate import SaState
 
 
 def random_esp_spi() -> int:
@@ -61,7 +62,7 @@ class Context:
             pass
         return spi
 
-    def forget(self, sa: IkeSa) -> None:
+    def forget(self, sa: SaState) -> None:
         """Take an SA out of the table."""
         self.sas = {spi: other for spi, other in self.sas.items() if other is not sa}
 

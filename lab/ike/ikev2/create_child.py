@@ -8,12 +8,12 @@ from dataclasses import replace
 from ..association import ChildSa
 from ..chain import Message, Payload
 from ..crypto import KeyExchange, generate_key_exchange
-from ..errors import MalformedError
+from ..errors import IkeError, MalformedError
 from ..transport import Datagram
 from . import child
 from .context import RefusedError
-from .ikesa import IkeSa, Made, State
-from .informational import DeleteTask
+from .ikesa import IkeSa
+from .informational import AbandonTask, DeleteTask
 from .init import NONCE_LENGTH, required
 from .keymat import IkeKeys
 from .numbers import PROTOCOL_ESP, PROTOCOL_IKE, Exchange, N, P
@@ -26,6 +26,7 @@ from .payloads import (
     parse_notifies,
     parse_sa,
 )
+from .sastate import Made, State
 from .suites import choose_ike
 
 RETRY_AFTER = 1.0
@@ -104,7 +105,12 @@ class ChildTask:
         if self.replaced is not None and _is_refused(message, N.TEMPORARY_FAILURE):
             self.replaced.rekeying = False
             self.replaced.retry_at = now + RETRY_AFTER
-        chosen = child.accepted(sa, self._offer, message, True)
+        try:
+            chosen = child.accepted(sa, self._offer, message, True)
+        except IkeError:
+            if child.refusal(message) is None:
+                sa.ask(AbandonTask(self._offer.spi), now)
+            raise
         nonce = parse_nonce(required(message, P.NONCE))
         made = child.build(sa, chosen, True, _shared(self._exchange, message), self._nonce, nonce, now)
         sa.install(made, self.replaced.child.inbound.spi if self.replaced else None)

@@ -1,4 +1,4 @@
-"""One IKE SA: message ids, a window of one request, retransmission, protection, endpoints (RFC 7296 2.1-2.3).
+"""Messages of an IKE SA: ids, a window of one request, retransmission, protection (RFC 7296 2.1 to 2.3).
 
 What exchanges mean is not here: a Task makes a request and reads its answer, an Answerer reads a request and
 makes its answer.
@@ -6,38 +6,24 @@ makes its answer.
 
 from __future__ import annotations
 
-import enum
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from ..action import DeleteSa, InstallSa, Send, UpdateSa
-from ..association import ESP_IN_UDP, NO_ENCAPSULATION, ChildSa
+from ..action import Send
 from ..chain import ZERO_SPI, Header, Message, Payload
 from ..deviation import IN, OUT
 from ..errors import AuthenticationError, CryptoError, MalformedError
 from ..transport import Datagram, Endpoint, wrap
 from .context import Context, FailedError, RefusedError
-from .keymat import IkeKeys
-from .nat import Nat
-from .numbers import FLAG_INITIATOR, FLAG_RESPONSE, KNOWN_PAYLOADS, VERSION, Exchange, N, exchange_name
-from .payloads import Identity, Notify
+from .numbers import FLAG_INITIATOR, FLAG_RESPONSE, KNOWN_PAYLOADS, VERSION, Exchange, N, P, exchange_name
+from .payloads import Notify, parse_notifies
 from .protection import Reassembly, open_sealed, seal, seal_fragments
-from .suites import EspSuite
+from .sastate import SaState, State
 
 UDP_HEADER = 8
 MARKER = 4
-
-
-class State(enum.Enum):
-    """How far an IKE SA has come."""
-
-    INIT = "IKE_SA_INIT"
-    AUTH = "IKE_AUTH"
-    ESTABLISHED = "established"
-    REPLACED = "replaced by a rekey"
-    DELETED = "deleted"
 
 
 class Task(Protocol):
@@ -68,20 +54,8 @@ class Pending:
     again: float
 
 
-@dataclass
-class Made:
-    """A Child SA with what a rekey needs to know of it."""
-
-    child: ChildSa
-    suite: EspSuite
-    created: float
-    rekeying: bool = False
-    retry_at: float = 0.0
-    """Not to be rekeyed before this time."""
-
-
-class IkeSa:
-    """One IKE SA of either role. `initiator` says which side began it, and so whose SPI comes first."""
+class IkeSa(SaState):
+    """One IKE SA that exchanges messages."""
 
     def __init__(
         self,
@@ -93,31 +67,7 @@ class IkeSa:
         remote: Endpoint,
         now: float,
     ) -> None:
-        self.context = context
-        self.config = context.config
-        self.initiator = initiator
-        self.spi_i = spi_i
-        self.spi_r = spi_r
-        self.local = local
-        self.remote = remote
-        self.state = State.INIT
-        self.created = self.last_heard = now
-        self.retry_at = 0.0
-        self.keys: IkeKeys | None = None
-        self.nat = Nat()
-        self.mobike = False
-        self.fragmentation = False
-        self.peer_id: Identity | None = None
-        self.peer_addresses: tuple[str, ...] = ()
-        """Further addresses the peer has told (MOBIKE)."""
-        self.children: dict[int, Made] = {}
-        """By inbound SPI."""
-        self.nonce_i = self.nonce_r = b""
-        self.init_request = self.init_response = b""
-        self.init_source: Endpoint | None = None
-        """Where a responder's SA was asked for, so that a retransmission finds it."""
-        self.mapping: bytes | None = None
-        """How the peer last said it sees us (MOBIKE: NAT_DETECTION_DESTINATION_IP of a liveness answer)."""
+        super().__init__(context, initiator, spi_i, spi_r, local, remote, now)
         self.answerers: Mapping[int, Answerer] = {}
         self.tasks: deque[Task] = deque()
         self.pending: Pending | None = None
@@ -127,42 +77,11 @@ class IkeSa:
         self._requests = Reassembly()
         self._responses = Reassembly()
 
-    @property
-    def own_spi(self) -> bytes:
-        """The SPI this end has chosen."""
-        return self.spi_i if self.initiator else self.spi_r
-
-    @property
-    def encapsulation(self) -> str:
-        """How ESP of its Child SAs travels."""
-        found = self.nat.found or self.config.force_encapsulation
-        return ESP_IN_UDP if found else NO_ENCAPSULATION
-
-    @property
-    def follows(self) -> bool:
-        """Whether authenticated packets from elsewhere move the remote endpoint."""
-        if self.config.dynamic_update is not None:
-            return self.config.dynamic_update
-        return self.nat.remote_behind and not self.nat.local_behind and not self.mobike
-
-    @property
-    def alive(self) -> bool:
-        """Whether it can still exchange messages."""
-        return self.state is not State.DELETED
-
-    def established(self, now: float) -> None:
-        """Both ends are authenticated."""
-        self.state = State.ESTABLISHED
-        self.created = now
-        self.context.event(
-            "established", spi_i=self.spi_i, spi_r=self.spi_r, local=self.local, remote=self.remote,
-            nat_local=self.nat.local_behind, nat_remote=self.nat.remote_behind, mobike=self.mobike,
-        )  # fmt: skip
-
-    def set_keys(self, keys: IkeKeys) -> None:
-        """Use these keys from now on, and note them for Wireshark."""
-        self.keys = keys
-        self.context.key_lines.append(keys.wireshark_line(self.spi_i, self.spi_r))
+    def close(self) -> None:
+        """End without a word, children included."""
+        self.pending = None
+        self.tasks.clear()
+        super().close()
 
     def skip_ids(self, requests: int, expected: int) -> None:
         """Set the next message ids of both directions."""
@@ -263,6 +182,8 @@ class IkeSa:
         try:
             if (critical := _unknown_critical(message)) is not None:
                 raise RefusedError(N.UNSUPPORTED_CRITICAL_PAYLOAD, f"type {critical} in an answer")
+            if _is_fatal(message):
+                raise FailedError(f"the peer answered {exchange_name(header.exchange)} with INVALID_SYNTAX")
             pending.task.response(self, message, datagram, now)
         except RefusedError as error:
             self.context.event("refused", exchange=exchange_name(header.exchange), reason=str(error))
@@ -333,57 +254,6 @@ class IkeSa:
         if self.state is State.ESTABLISHED and datagram.source != self.remote and self.follows:
             self.move(self.local, datagram.source)
 
-    # Endpoints and children.
-
-    def move(self, local: Endpoint, remote: Endpoint) -> None:
-        """Use other endpoints for this SA and all its children."""
-        if (local, remote) == (self.local, self.remote):
-            return
-        self.context.event("endpoint-changed", local=local, remote=remote, before=self.remote)
-        self.local, self.remote = local, remote
-        self.move_children()
-
-    def move_children(self) -> None:
-        """Bring the Child SAs to the endpoints and the encapsulation of the IKE SA."""
-        for made in self.children.values():
-            after = made.child.moved(self.local, self.remote, self.encapsulation)
-            if after != made.child:
-                self.context.actions.append(UpdateSa(made.child, after))
-                made.child = after
-
-    def install(self, made: Made, replaces: int | None = None) -> None:
-        """A Child SA has been negotiated."""
-        self.children[made.child.inbound.spi] = made
-        self.context.actions.append(InstallSa(made.child, replaces))
-
-    def remove(self, spi: int) -> Made | None:
-        """Forget a Child SA by its inbound SPI; None if there is none."""
-        made = self.children.pop(spi, None)
-        if made is not None:
-            self.context.actions.append(DeleteSa(made.child))
-        return made
-
-    def by_outbound(self, spi: int) -> Made | None:
-        """The Child SA whose outbound SPI, the peer's own, is this one."""
-        return next((made for made in self.children.values() if made.child.outbound.spi == spi), None)
-
-    def close(self) -> None:
-        """End without a word, children included."""
-        if not self.alive:
-            return
-        self.state = State.DELETED
-        self.pending = None
-        self.tasks.clear()
-        for spi in list(self.children):
-            self.remove(spi)
-        self.context.forget(self)
-        self.context.event("deleted", spi_i=self.spi_i, spi_r=self.spi_r)
-
-    def fail(self, reason: str) -> None:
-        """End because something went wrong."""
-        self.context.event("failed", reason=reason, state=self.state.value)
-        self.close()
-
     # Time.
 
     def tick(self, now: float) -> None:
@@ -404,3 +274,10 @@ class IkeSa:
 
 def _unknown_critical(message: Message) -> int | None:
     return next((p.type for p in message.payloads if p.critical and p.type not in KNOWN_PAYLOADS), None)
+
+
+def _is_fatal(message: Message) -> bool:
+    """Whether an answer says INVALID_SYNTAX to a whole authenticated request (RFC 7296 section 2.21.3)."""
+    if message.exchange == Exchange.IKE_SA_INIT or message.first(P.AUTH) is not None:
+        return False
+    return any(notify.type == N.INVALID_SYNTAX for notify in parse_notifies(message.payloads))

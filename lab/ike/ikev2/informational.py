@@ -8,11 +8,12 @@ from ..chain import Message, Payload
 from ..errors import MalformedError
 from ..transport import Datagram, Endpoint
 from . import nat
-from .auth import take_addresses
+from .addresses import take_addresses
 from .context import RefusedError
-from .ikesa import IkeSa, State
+from .ikesa import IkeSa
 from .numbers import PROTOCOL_ESP, PROTOCOL_IKE, Exchange, N, P
 from .payloads import Notify, pack_delete, parse_delete, parse_notifies
+from .sastate import State
 
 
 class DeleteTask:
@@ -36,6 +37,36 @@ class DeleteTask:
             sa.remove(spi)
         if not self._spis:
             sa.close()
+
+
+class AbandonTask:
+    """Delete a Child SA that only the peer believes in, since this end refused its answer."""
+
+    exchange = int(Exchange.INFORMATIONAL)
+
+    def __init__(self, spi: int) -> None:
+        self._spi = spi
+
+    def request(self, sa: IkeSa, now: float) -> list[Payload] | None:
+        """See Task."""
+        return [pack_delete(PROTOCOL_ESP, [self._spi.to_bytes(4, "big")])]
+
+    def response(self, sa: IkeSa, message: Message, datagram: Datagram, now: float) -> None:
+        """See Task."""
+
+
+class FarewellTask:
+    """Tell the peer that it could not be authenticated, and end the IKE SA (RFC 7296 section 2.21.2)."""
+
+    exchange = int(Exchange.INFORMATIONAL)
+
+    def request(self, sa: IkeSa, now: float) -> list[Payload] | None:
+        """See Task."""
+        return [Notify(N.AUTHENTICATION_FAILED).pack()]
+
+    def response(self, sa: IkeSa, message: Message, datagram: Datagram, now: float) -> None:
+        """See Task."""
+        sa.close()
 
 
 class LivenessTask:
@@ -151,6 +182,8 @@ def answer_informational(sa: IkeSa, message: Message, datagram: Datagram, now: f
     for notify in notifies:
         if notify.is_error:
             sa.context.event("told", notify=str(notify))
+        if notify.type == N.AUTHENTICATION_FAILED:
+            sa.context.closing.append(sa)
     return answer
 
 

@@ -11,7 +11,7 @@ from ..errors import MalformedError
 from ..transport import Datagram
 from . import nat
 from .context import FailedError, RefusedError
-from .ikesa import IkeSa, State
+from .ikesa import IkeSa
 from .keymat import IkeKeys
 from .numbers import Exchange, N, P
 from .payloads import (
@@ -23,6 +23,7 @@ from .payloads import (
     parse_notifies,
     parse_sa,
 )  # fmt: skip
+from .sastate import State
 from .suites import choose_ike
 
 NONCE_LENGTH = 32

@@ -18,11 +18,12 @@ from .auth import AuthTask, answer_auth
 from .config import Config
 from .context import Context, random_esp_spi
 from .create_child import ChildTask, RekeyIkeTask, answer_create_child
-from .ikesa import Answerer, IkeSa, Made, State
+from .ikesa import Answerer, IkeSa
 from .informational import DeleteTask, LivenessTask, answer_informational, moved
 from .init import InitTask, answer_init
 from .numbers import FLAG_INITIATOR, FLAG_RESPONSE, VERSION, Exchange, N, P
 from .payloads import Notify, parse_notifies
+from .sastate import Made, State
 
 _ANSWERERS: dict[int, Answerer] = {
     int(Exchange.IKE_SA_INIT): answer_init,

@@ -12,9 +12,9 @@ from lab.ike.association import ESP_IN_UDP, NO_ENCAPSULATION, Selector
 from lab.ike.chain import Header
 from lab.ike.deviation import IN, DropMessage, DropPayload, Float, Match, NatDHash, Ports, Which
 from lab.ike.ikev2.config import Child, Retransmission
-from lab.ike.ikev2.ikesa import State
 from lab.ike.ikev2.numbers import Exchange, P
 from lab.ike.ikev2.payloads import Identity
+from lab.ike.ikev2.sastate import State
 from lab.ike.ikev2.suites import EspSuite, IkeSuite
 from lab.ike.natd import Fake
 from lab.ike.simulation import mirrored
@@ -209,7 +209,9 @@ def test_who_does_not_know_the_secret_stays_out(play: Any, right: dict[str, Any]
 def test_the_initiator_checks_the_responder(play: Any) -> None:
     wire = play(left={"remote_id": Identity.of("someone.else")}).connect()
     assert "identity right.test instead of someone.else" in str(wire.left.told("failed")[0])
-    assert wire.l.sas == ()
+    assert [str(event) for event in wire.right.told("told")] == ["told: notify AUTHENTICATION_FAILED"]
+    assert wire.l.sas == wire.r.sas == ()
+    assert wire.right.installed == {}
 
 
 @pytest.mark.parametrize(
