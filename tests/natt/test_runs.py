@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Sequence
 from typing import Any
 
@@ -241,3 +242,23 @@ def test_runs_give_what_single_datagrams_give(
         twin.octets,
         twin.window.top,
     )
+
+
+def test_memory_is_flat() -> None:
+    sender, receiver = pair()
+    there = Receiver(receiver)
+    packets = [inner(number, size=1300) for number in range(40)]
+
+    def carry(runs: int) -> int:
+        for _ in range(runs):
+            there.take(sealed(sender, *packets))
+        return tracemalloc.get_traced_memory()[0]
+
+    carry(5)
+    tracemalloc.start()
+    try:
+        settled = carry(5)
+        assert carry(90) - settled < 4096
+    finally:
+        tracemalloc.stop()
+    assert there.counted() == {"NattInDecapsulated": 100 * 40}
