@@ -77,6 +77,10 @@ class Cell:
             raise PeerError(f"the {side} peer was not started: call cell.up() or cell.start({side!r}) first")
         return self._peers[side]
 
+    def has_started(self, side: str) -> bool:
+        """Whether the peer at `side` was started."""
+        return side in self._peers
+
     @property
     def seen(self) -> Packets:
         """Every packet captured so far, on all links."""

@@ -6,6 +6,7 @@ A fence, a datagram that every socket delivers, follows the others: what has not
 import itertools
 import struct
 from dataclasses import dataclass
+from socket import AF_INET, AF_INET6
 from typing import Any
 
 from lab.capture.expect import expect
@@ -16,6 +17,8 @@ PEER_PORT = 4500
 KERNEL_PORT = 14500
 PROBE_PORT = 40000
 NON_ESP_MARKER = bytes(4)
+UNREACHABLE = (1, 3)
+"""ICMP types of destination unreachable, in IPv6 and in IPv4."""
 
 _fences = itertools.count(1)
 
@@ -38,20 +41,26 @@ class Outcome:
         return [event["event"] for event in self.events]
 
 
-def through_natt_and_kernel(cell: Cell, *datagrams: bytes, marked: bool = True) -> Outcome:
-    """Send `datagrams` from the left node to natt on the right and to a kernel socket beside it."""
-    cell.start("right")
+def through_natt_and_kernel(
+    cell: Cell, *datagrams: bytes, marked: bool = True, port: int = PEER_PORT
+) -> Outcome:
+    """Send `datagrams` from the left node to natt on the right and to a kernel socket beside it.
+
+    Both sockets have the encapsulation flag or, unless `marked`, both have not.
+    """
+    if not cell.has_started("right"):
+        cell.start("right")
     right = cell.endpoint("right")
-    if not marked:
-        cell.right.control.ask("set-encap", socket=f"{right.address}:{PEER_PORT}", encap="none")
+    name = f"[{right.address}]:{port}" if ":" in right.address else f"{right.address}:{port}"
+    cell.right.control.ask("set-encap", socket=name, encap="espinudp" if marked else "none")
     before = cell.right.counters()
     watching = cell.right.watch()
     with MarkedSocket(
         right.node, right.address, KERNEL_PORT, ESPINUDP if marked else NOT_ENCAPSULATED
     ) as kernel:
         fence = NON_ESP_MARKER + b"fence %d" % next(_fences)
-        for port in (PEER_PORT, KERNEL_PORT):
-            send(cell, port, *datagrams, fence)
+        for target in (port, KERNEL_PORT):
+            send(cell, target, *datagrams, fence)
         by_kernel = kernel.delivered_until(fence)
     events = watching.events_until(lambda event: event.get("payload") == fence.hex())[:-1]
     watching.close()
@@ -69,40 +78,49 @@ def through_natt_and_kernel(cell: Cell, *datagrams: bytes, marked: bool = True) 
 def send(cell: Cell, port: int, *datagrams: bytes) -> None:
     """Send from PROBE_PORT of the left node to `port` of the right one, through whatever lies between."""
     left = cell.endpoint("left")
-    with left.node.socket() as sock:
+    with left.node.socket(AF_INET6 if ":" in left.address else AF_INET) as sock:
         sock.bind((left.address, PROBE_PORT))
         for datagram in datagrams:
             sock.sendto(datagram, (left.remote, port))
 
 
-def survives(cell: Cell, *datagrams: bytes, answered: bool = False) -> None:
+def survives(cell: Cell, *datagrams: bytes, answered: bool = False, port: int = PEER_PORT) -> None:
     """Send `datagrams` to the daemon on the right; it must live, keep still, and then serve the left one."""
-    cell.start("right")
-    send(cell, PEER_PORT, *datagrams)
-    cell.start("left")
-    cell.connect()
+    if not cell.has_started("right"):
+        cell.start("right")
+    send(cell, port, *datagrams)
+    if not cell.has_started("left"):
+        cell.start("left")
+        cell.connect()
     cell.ping()
     assert cell.right.is_alive()
     from_right = cell.seen.sent_by(cell.endpoint("right").address)
-    expect(from_right.icmp).none()
+    expect(from_right.icmp.where(lambda p: p.icmp_type in UNREACHABLE, "of an unreachable port")).none()
     if not answered:
         expect(from_right.to_port(PROBE_PORT)).none()
 
 
-def agree(cell: Cell, *datagrams: bytes, delivered: bool, answered: bool = False) -> Outcome | None:
+def agree(
+    cell: Cell,
+    *datagrams: bytes,
+    delivered: bool,
+    answered: bool = False,
+    marked: bool = True,
+    port: int = PEER_PORT,
+) -> Outcome | None:
     """The usual demultiplexing scenario: each datagram reaches the IKE side, or none does.
 
     For a natt peer compares with the kernel and returns the outcome; other daemons must survive it.
     """
     if cell.spec.right != "natt":
-        survives(cell, *datagrams, answered=answered)
+        survives(cell, *datagrams, answered=answered, port=port)
         return None
-    outcome = through_natt_and_kernel(cell, *datagrams)
+    outcome = through_natt_and_kernel(cell, *datagrams, marked=marked, port=port)
     wanted = list(datagrams) if delivered else []
     assert outcome.by_kernel == wanted, f"this kernel delivered {[d.hex() for d in outcome.by_kernel]}"
     assert outcome.delivered == wanted, f"natt delivered {[d.hex() for d in outcome.delivered]}"
-    arrived = cell.seen.on("wan").where(lambda p: p.dport == PEER_PORT, "to the peer")
-    assert [p.payload for p in arrived][: len(datagrams)] == list(datagrams), (
+    arrived = cell.seen.on("wan").where(lambda p: p.dport == port, "to the peer")
+    assert [p.payload for p in arrived][-len(datagrams) - 1 : -1] == list(datagrams), (
         "the NAT changed or lost a datagram"
     )
     return outcome

@@ -9,21 +9,52 @@ from lab.nodes.node import Node
 from lab.peers.peer import PeerError
 
 UDP_ENCAP = 100
+ESPINUDP_NON_IKE = 1
 ESPINUDP = 2
 NOT_ENCAPSULATED = 0
 
 
 class MarkedSocket:
-    """Bound in `node`; `encap` is the value of the UDP_ENCAP option (natt-style: ESPINUDP or 0)."""
+    """Bound in `node`; `encap` is the value of the UDP_ENCAP option, set before the bind.
 
-    def __init__(self, node: Node, address: str, port: int, encap: int, deadline: float = 5.0) -> None:
+    `shared` lets several sockets have the port (SO_REUSEPORT). Raises OSError.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        address: str,
+        port: int,
+        encap: int = NOT_ENCAPSULATED,
+        deadline: float = 5.0,
+        shared: bool = False,
+    ) -> None:
         self.address = (address, port)
         self._deadline = deadline
-        self._socket = node.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        if encap:
-            self._socket.setsockopt(socket.IPPROTO_UDP, UDP_ENCAP, encap)
-        self._socket.settimeout(deadline)
-        self._socket.bind(self.address)
+        self._socket = node.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM)
+        try:
+            if encap:
+                self.encap = encap
+            if shared:
+                self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            self._socket.settimeout(deadline)
+            self._socket.bind(self.address)
+        except BaseException:
+            self._socket.close()
+            raise
+
+    @property
+    def encap(self) -> int:
+        """The option as it reads back; setting it may raise OSError."""
+        return self._socket.getsockopt(socket.IPPROTO_UDP, UDP_ENCAP)
+
+    @encap.setter
+    def encap(self, value: int) -> None:
+        self._socket.setsockopt(socket.IPPROTO_UDP, UDP_ENCAP, value)
+
+    def close(self) -> None:
+        """Close the socket; safe to call twice."""
+        self._socket.close()
 
     def delivered_until(self, fence: bytes) -> list[bytes]:
         """The payloads that the kernel delivered before `fence`; PeerError if that does not come."""
@@ -38,6 +69,18 @@ class MarkedSocket:
             if payload == fence:
                 return delivered
             delivered.append(payload)
+
+    def waiting(self) -> list[bytes]:
+        """What the kernel has delivered and nobody has read."""
+        delivered: list[bytes] = []
+        self._socket.setblocking(False)
+        try:
+            while True:
+                delivered.append(self._socket.recv(65535))
+        except BlockingIOError:
+            return delivered
+        finally:
+            self._socket.settimeout(self._deadline)
 
     def __enter__(self) -> MarkedSocket:
         return self

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import signal
+import struct
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from lab.nodes.network import Network
 from lab.peers.peer import Connection, PeerError
 from lab.peers.strongswan import StrongSwan
+from lab.probe import probe
 from lab.wait import wait_until
 
 from .conftest import make_cell
@@ -47,6 +49,21 @@ def test_a_killed_charon_is_seen_dead_and_leaves_nothing(one_nat: Network) -> No
     one_nat.close()
     assert not os.path.exists(f"/proc/{pid}")
     assert set(os.listdir("/run")) <= files
+
+
+@pytest.mark.skipif(
+    probe("INET_ESP").present, reason="charon carries ESP itself only where the kernel cannot"
+)
+def test_known_fault_an_esp_packet_without_ciphertext_kills_userland_esp(one_nat: Network) -> None:
+    """Scenarios leave this one length out for strongSwan; when this fails, the fault is mended."""
+    cell = make_cell(one_nat, "strongswan", "ikev2")
+    cell.up()
+    suite = cell.connection.suites[0]
+    empty = struct.pack("!II", cell.right.inbound_spi(), 1) + bytes(suite.iv + suite.icv)
+    left = cell.endpoint("left")
+    with left.node.socket() as sock:
+        sock.sendto(empty, (left.remote, 4500))
+    wait_until(lambda: not cell.right.is_alive(), "charon 5.9.8 to die of it")
 
 
 def test_a_refused_proposal_is_told_in_its_own_words(one_nat: Network) -> None:
