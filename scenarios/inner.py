@@ -11,6 +11,11 @@ from lab.peers.peer import PeerError
 _fences = itertools.count(1)
 
 DEADLINE = 5.0
+_IP_AND_UDP = 28
+_IP_MTU_DISCOVER = 10
+_IP_MTU = 14
+_PMTUDISC_DONT = 0
+_PMTUDISC_DO = 2
 _IP_RECVTOS = 13
 _TOS = (socket.IPPROTO_IP, socket.IP_TOS)
 
@@ -81,3 +86,29 @@ def came_before_now(cell: Cell, sink: Sink, child: int = 0) -> list[bytes]:
     fence = b"fence %d" % next(_fences)
     send_inner(cell, sink, fence, child=child)
     return sink.until(fence)
+
+
+def send_packet(cell: Cell, sink: Sink, octets: int, *, dont_fragment: bool, child: int = 0) -> bytes:
+    """Send one inner IPv4 packet of so many octets and return its payload.
+
+    Raises OSError EMSGSIZE when the sender's own stack knows that it is too big.
+    """
+    payload = bytes(itertools.islice(itertools.cycle(b"inner packet "), octets - _IP_AND_UDP))
+    with _sender(cell, dont_fragment, child) as sock:
+        sock.sendto(payload, (cell.endpoint("left", child).remote_inner, sink.address[1]))
+    return payload
+
+
+def told_mtu(cell: Cell, child: int = 0) -> int:
+    """The MTU that the left node's stack believes the way through the tunnel has."""
+    with _sender(cell, True, child) as sock:
+        sock.connect((cell.endpoint("left", child).remote_inner, 9))
+        return sock.getsockopt(socket.IPPROTO_IP, _IP_MTU)
+
+
+def _sender(cell: Cell, dont_fragment: bool, child: int) -> socket.socket:
+    end = cell.endpoint("left", child)
+    sock = end.node.socket()
+    sock.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _PMTUDISC_DO if dont_fragment else _PMTUDISC_DONT)
+    sock.bind((end.inner, 0))
+    return sock

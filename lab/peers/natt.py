@@ -104,7 +104,7 @@ class Natt(Peer):
         esp=frozenset(ESP_SUITES),
         options=frozenset(OPTIONS),
         features=frozenset(
-            {"keepalive", "no-encapsulation", "demultiplexing-events", "nat-oa", "udp-checksum"}
+            {"keepalive", "no-encapsulation", "demultiplexing-events", "nat-oa", "udp-checksum", "path-mtu"}
         ),
     )
 
@@ -225,6 +225,7 @@ class Natt(Peer):
             integrity_key=integrity_key.hex() if suite.integrity else None,
             esn=suite.esn,
             replay_window=connection.replay_window,
+            fragment=connection.esp_frag,
             tfc=connection.tfc,
             dscp=outer.dscp,
             ecn=outer.ecn,

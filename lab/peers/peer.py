@@ -89,6 +89,8 @@ class Connection:
     """UDP port of ESP and floated IKE at both ends."""
     replay_window: int = 64
     """Packets."""
+    esp_frag: int = 65535
+    """Tunnel mode: longer inner packets without DF are fragmented before ESP (racoon's ``esp_frag``)."""
     tfc: int = 0
     """Inner packets are padded to this many octets (RFC 4303 section 2.7); 0 pads none."""
     outer: OuterHeader = OuterHeader()
@@ -118,6 +120,7 @@ class Connection:
         for name, value, least, most in (
             ("nat_t_port", self.nat_t_port, 1, 65535),
             ("replay_window", self.replay_window, 0, 1 << 20),
+            ("esp_frag", self.esp_frag, 68, 65535),
             ("tfc", self.tfc, 0, 65535),
             ("outer.dscp", self.outer.dscp or 0, 0, 63),
             ("outer.ttl", self.outer.ttl, 1, 255),
@@ -153,6 +156,7 @@ OPTIONS = (
     "udp_encapsulation",
     "nat_t_port",
     "replay_window",
+    "esp_frag",
     "tfc",
     "outer",
     "spis",
