@@ -47,7 +47,7 @@ class Namespace:
         ).stdout
 
     def socket(self, address: str, port: int, kind: int = socket.SOCK_DGRAM) -> socket.socket:
-        """An IPv4 socket inside."""
+        """A socket inside, of the family of `address`."""
         return self._socket(kind, 0, (address, port))
 
     def raw_socket(self, protocol: int) -> socket.socket:
@@ -62,7 +62,7 @@ class Namespace:
             if LIBC.setns(there, CLONE_NEWNET):
                 raise OSError(ctypes.get_errno(), "setns")
             try:
-                sock = socket.socket(socket.AF_INET, kind, protocol)
+                sock = socket.socket(socket.AF_INET6 if ":" in local[0] else socket.AF_INET, kind, protocol)
                 sock.bind(local)
             finally:
                 assert LIBC.setns(home, CLONE_NEWNET) == 0
@@ -102,7 +102,7 @@ class Client:
 
 
 class Nattd:
-    def __init__(self, where: Namespace, directory: Path, name: str, config: str) -> None:
+    def __init__(self, where: Namespace, directory: Path, name: str, config: str, *more: str) -> None:
         self.where = where
         self.control = directory / f"{name}.sock"
         self.config = directory / f"{name}.toml"
@@ -113,7 +113,7 @@ class Nattd:
             supervisor.settimeout(10)
             started = time.monotonic()
             self.process = subprocess.Popen(
-                [*where.enter, *command(self.config, self.control, directory)],
+                [*where.enter, *command(self.config, self.control, directory), *more],
                 env={**os.environ, "NOTIFY_SOCKET": str(notify)},
                 stderr=subprocess.PIPE,
                 preexec_fn=die_with_parent,
@@ -233,8 +233,8 @@ def wire() -> Iterator[tuple[Namespace, Namespace]]:
 def start(tmp_path: Path) -> Iterator[Callable[[Namespace, str, str], Nattd]]:
     running: list[Nattd] = []
 
-    def launch(where: Namespace, name: str, text: str) -> Nattd:
-        daemon = Nattd(where, tmp_path, name, text)
+    def launch(where: Namespace, name: str, text: str, *more: str) -> Nattd:
+        daemon = Nattd(where, tmp_path, name, text, *more)
         running.append(daemon)
         return daemon
 
@@ -289,11 +289,11 @@ def right_config(batching: bool) -> Callable[..., str]:
 def refused(tmp_path: Path) -> Callable[..., tuple[int, str]]:
     """Starts a nattd that must not come up: its status and its one line."""
 
-    def launch(where: Namespace, text: str, control: Path | None = None) -> tuple[int, str]:
+    def launch(where: Namespace, text: str, control: Path | None = None, *more: str) -> tuple[int, str]:
         path = tmp_path / "refused.toml"
         path.write_text(text)
         done = subprocess.run(
-            [*where.enter, *command(path, control or tmp_path / "refused.sock", tmp_path)],
+            [*where.enter, *command(path, control or tmp_path / "refused.sock", tmp_path), *more],
             capture_output=True,
             text=True,
             timeout=30,
