@@ -14,6 +14,7 @@ from .description import describe_larval, describe_sa, host_address
 from .extensions import Address, Limits, Sa, SpiRange
 from .message import Message
 from .numbers import Dialect, Ext, MessageType, PfKeyError, SaType
+from .resolution import Resolution
 from .state import (
     LARVAL_SECONDS,
     Ends,
@@ -36,16 +37,16 @@ _MOST_LARVALS = 4096
 
 
 class AssociationRequests:
-    """Answers messages about SAs. `changed` is called after SAs came, went or moved."""
+    """Answers messages about SAs; `choose` gives a number below its argument, for SPIs."""
 
     def __init__(
         self,
         state: KeyState,
-        changed: Callable[[], None],
+        resolution: Resolution,
         choose: Callable[[int], int] = secrets.randbelow,
     ) -> None:
         self._state = state
-        self._changed = changed
+        self._resolution = resolution
         self._choose = choose
 
     @property
@@ -100,7 +101,7 @@ class AssociationRequests:
             code = error.errno or errno.ENOBUFS
             raise PfKeyError(code, f"SA {sa.spi:#010x}: {error.strerror}") from None
         state.records[sa] = record
-        self._changed()
+        self._resolution.touched(sa)
         return [self._told(message, sa)]
 
     def _told(self, message: Message, sa: SecurityAssociation) -> Reply:
@@ -141,7 +142,7 @@ class AssociationRequests:
         record = self._state.records.get(sa)
         if record is not None:
             record.seq, record.pid = message.seq, message.pid
-        self._changed()
+        self._resolution.touched(sa)
         return [self._told(message, sa)]
 
     def _not_there(self, spi: int, ends: Ends) -> PfKeyError:
@@ -196,7 +197,7 @@ class AssociationRequests:
         if self._dialect.is_bsd and not message.has(Ext.SA):
             for sa in [sa for sa in state.sadb if ends_of(sa)[:2] == ends[:2]]:
                 self._remove(sa)
-            self._changed()
+            self._resolution.resolve()
             return [Reply(Target.ALL, message.answer(*addresses_of(message)))]
         spi = sa_of(message).spi
         larval = state.find_larval(spi, ends)
@@ -206,7 +207,7 @@ class AssociationRequests:
         sa = self._existing(spi, ends)
         described = describe_sa(state, sa, limits=())
         self._remove(sa)
-        self._changed()
+        self._resolution.touched(sa)
         return [Reply(Target.ALL, message.answer(*described))]
 
     def _existing(self, spi: int, ends: Ends) -> SecurityAssociation:
@@ -239,7 +240,7 @@ class AssociationRequests:
             for sa in list(self._state.sadb):
                 self._remove(sa)
             self._state.larvals.clear()
-            self._changed()
+            self._resolution.resolve()
         return [Reply(Target.ALL, message.answer())]
 
     def dump(self, request: Request) -> list[Reply]:

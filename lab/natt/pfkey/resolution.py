@@ -75,12 +75,26 @@ class Resolution:
 
     def resolve(self) -> None:
         """Find the SAs of all policies, and the selectors of all inbound SAs that came by message."""
+        for sa in self._state.sadb:
+            self._restrict(sa)
+        self._resolve_outbound()
+
+    def touched(self, sa: SecurityAssociation) -> None:
+        """An SA came, went or moved."""
+        if sa.direction is Direction.IN:
+            self._restrict(sa)
+        elif self._behind:
+            self._resolve_outbound()
+
+    def _restrict(self, sa: SecurityAssociation) -> None:
+        if sa.direction is Direction.IN and sa in self._state.records:
+            sa.selectors = self._accepted(sa)
+
+    def _resolve_outbound(self) -> None:
         outbound: dict[_Pair, list[SecurityAssociation]] = defaultdict(list)
         for sa in self._state.sadb:
             if sa.direction is Direction.OUT:
                 outbound[_Pair(sa.source, sa.destination, sa.mode)].append(sa)
-            elif sa in self._state.records:
-                sa.selectors = self._accepted(sa)
         arranged: list[DataPolicy] = []
         behind: dict[DataPolicy, PolicyEntry] = {}
         for entry in sorted(self.entries, key=lambda entry: entry.policy.priority):

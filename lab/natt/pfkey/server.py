@@ -50,7 +50,7 @@ class PfKeyServer:
         self._abi = abi
         self._refused = refused
         self._resolution = Resolution(self._state)
-        self._associations = AssociationRequests(self._state, self._resolution.resolve, choose)
+        self._associations = AssociationRequests(self._state, self._resolution, choose)
         self._policies = PolicyRequests(self._state, self._resolution)
         self._acquires = Acquires(self._state, self._resolution)
         self._mappings = Mappings(self._state)
@@ -175,7 +175,7 @@ class PfKeyServer:
         reply = expire_message(self._state, expiry)
         if expiry.hard:
             self._state.records.pop(expiry.sa, None)
-            self._resolution.resolve()
+            self._resolution.touched(expiry.sa)
         return self._deliver([reply])
 
     def tick(self, now: float) -> list[Delivery]:

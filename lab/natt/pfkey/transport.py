@@ -109,6 +109,8 @@ class PfKeySocket:
 
     def close(self) -> None:
         """Close every session and remove the path, unless it is another's by now."""
+        if self._encapsulator.key_manager is None:
+            return
         self._encapsulator.key_manager = None
         for client in list(self._clients.values()):
             client.close()
