@@ -54,19 +54,23 @@ class Runner:
         self._wake, self._woken = socket.socketpair()
         try:
             for opened in sockets:
-                address, port = opened.getsockname()[:2]
-                if address in ("0.0.0.0", "::") or not port:
-                    raise ConfigurationError(
-                        f"socket: bound to {address}:{port}, not to one address and port"
-                    )
-                opened.setblocking(False)
-                self._sockets[Endpoint.of(address, port)] = opened
-                self._selector.register(opened, selectors.EVENT_READ, Endpoint.of(address, port))
+                self.add(opened)
             self._woken.setblocking(False)
             self._selector.register(self._woken, selectors.EVENT_READ, None)
         except BaseException:
             self.close()
             raise
+
+    def add(self, opened: socket.socket) -> None:
+        """Serve one more socket, for example at an address the machine moves to. ConfigurationError."""
+        address, port = opened.getsockname()[:2]
+        if address in ("0.0.0.0", "::") or not port:
+            raise ConfigurationError(f"socket: bound to {address}:{port}, not to one address and port")
+        opened.setblocking(False)
+        endpoint = Endpoint.of(address, port)
+        with self._lock:
+            self._sockets[endpoint] = opened
+            self._selector.register(opened, selectors.EVENT_READ, endpoint)
 
     def do(self, step: Callable[[float], list[Action]]) -> None:
         """Let the machine do something now, for example ``runner.do(peer.initiate)``."""

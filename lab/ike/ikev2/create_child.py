@@ -34,6 +34,11 @@ RETRY_AFTER = 1.0
 MAX_RETRIES = 5
 
 
+def _retry_after(sa: IkeSa) -> float:
+    """Longer for the responder, so that two ends that refuse each other do not meet again."""
+    return RETRY_AFTER if sa.initiator else 2 * RETRY_AFTER
+
+
 def _wanted_group(message: Message) -> int | None:
     """The group of an INVALID_KE_PAYLOAD notify."""
     for notify in parse_notifies(message.payloads):
@@ -104,7 +109,7 @@ class ChildTask:
             sa.remove(self.replaced.child.inbound.spi)
         if self.replaced is not None and _is_refused(message, N.TEMPORARY_FAILURE):
             self.replaced.rekeying = False
-            self.replaced.retry_at = now + RETRY_AFTER
+            self.replaced.retry_at = now + _retry_after(sa)
         try:
             chosen = child.accepted(sa, self._offer, message, True)
         except IkeError:
@@ -159,7 +164,7 @@ class RekeyIkeTask:
             return
         for notify in parse_notifies(message.payloads):
             if notify.is_error:
-                sa.retry_at = now + RETRY_AFTER
+                sa.retry_at = now + _retry_after(sa)
                 raise RefusedError(notify.type, "said the peer")
         (proposal, *more) = parse_sa(required(message, P.SA))
         found = None if more else choose_ike(sa.config.suites, [proposal])

@@ -285,3 +285,14 @@ def test_a_message_may_name_only_one_sa(play: Any) -> None:
     unknown = replace(header, responder_spi=b"y" * 8).pack() + last.payload[32:]
     wire.act(wire.right, wire.r.receive(replace(last, payload=bytes(4) + unknown), 0.0))
     assert "no IKE SA of SPI 7979797979797979" in str(wire.right.told("ignored")[1])
+
+
+def test_an_answer_to_the_port_of_the_first_message(play: Any) -> None:
+    """Windows servers answer IKE_AUTH from and to the ports IKE_SA_INIT had (scenario catalogue B23)."""
+    answer = Match(exchange=Exchange.IKE_AUTH, response=True)
+    windows = (d.Marker(answer, d.MarkerFault.NONE), d.Redirect(answer, 500, 20500))
+    wire = play(right_deviations=windows).connect()
+    assert (wire.seen[3].source.port, wire.seen[3].destination.port) == (500, 20500)
+    assert wire.l.established.remote.port == 4500
+    wire.asks("left", "check_alive")
+    assert wire.left.told("alive")

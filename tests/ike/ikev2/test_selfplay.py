@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from lab.capture.ikemessage import IkeMessage
+from lab.capture.natd import nat_detection_hash
 from lab.ike.action import Action
 from lab.ike.association import ESP_IN_UDP, NO_ENCAPSULATION, Selector
 from lab.ike.chain import Header
@@ -317,6 +319,18 @@ def test_an_ike_rekey_meets_a_child_rekey(play: Any) -> None:
     assert any("TEMPORARY_FAILURE" in str(event) for event in wire.left.events + wire.right.events)
 
 
+def test_both_rekey_the_ike_sa_at_once(play: Any) -> None:
+    wire = play(both={"ike_lifetime": 10.0}).connect()
+    old = wire.l.established
+    at_once(wire, wire.l.rekey_ike(wire.now), wire.r.rekey_ike(wire.now))
+    assert [len(end.told("refused")) for end in wire.ends] == [1, 1]
+    agree(wire)
+    wire.advance(10.5)
+    agree(wire)
+    assert wire.l.established is not old
+    assert [event.detail["by"] for event in wire.left.told("ike-rekeyed")] == ["this end"]
+
+
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_deleting(play: Any, side: str) -> None:
     wire = play().connect()
@@ -468,3 +482,12 @@ def test_without_nat_notifies_from_the_peer_there_is_no_nat(play: Any) -> None:
     wire = play(deviations=[DropPayload(match, Which(P.NOTIFY, b"\0\0\x40\x04"))]).connect()
     assert not wire.r.established.nat.supported
     assert wire.l.established.nat.local_behind
+
+
+def test_the_lab_finds_the_same_hashes_on_the_wire(play: Any) -> None:
+    wire = play(nats="none").connect()
+    for datagram in wire.seen[:2]:
+        message = IkeMessage.parse(datagram.payload)
+        spis = message.initiator_spi, message.responder_spi
+        assert message.nat_detection_source == (nat_detection_hash(*spis, *datagram.source),)
+        assert message.nat_detection_destination == (nat_detection_hash(*spis, *datagram.destination),)
