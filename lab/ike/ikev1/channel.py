@@ -160,6 +160,8 @@ class Channel:
             exchange.iv, exchange.pending_iv = exchange.pending_iv, b""
         exchange.received = _digest(datagram_octets)
         exchange.resend_at = None
+        # What was sent before this message is no answer to it: two ends that repeat to each other never stop.
+        exchange.sent = []
 
     def repeats(self, message_id: int, octets: bytes) -> bool:
         """Whether these octets are the last message taken in their exchange."""

@@ -79,15 +79,16 @@ class Store:
     def follow(self, sa: Phase1, datagram: Datagram) -> list[Action]:
         """Learn where the other end is from an authenticated message (RFC 3947 section 4).
 
-        An end behind a NAT itself does not, and a message to another port than the SA lives on moves nothing.
+        An end behind a NAT itself does not, and once the SA lives on the NAT-T port it stays there.
         """
         channel = sa.channel
         here, there = datagram.destination, datagram.source
-        if sa.nat.local or here.port != channel.local.port or there == channel.remote:
+        if sa.nat.local or (here, there) == (channel.local, channel.remote):
             return []
-        if sa.config.persona.answers_first_port:
+        if sa.config.persona.answers_first_port or (sa.floated and here.port != sa.config.natt_port):
             return []
-        before, channel.remote = channel.remote, there
+        before = channel.remote
+        channel.local, channel.remote = here, there
         actions: list[Action] = [Event("endpoint-changed", {"from": str(before), "to": str(there)})]
         for index, child in enumerate(self.children):
             if self._owners.get(child.inbound.spi) == channel.cookie_i:
