@@ -20,6 +20,7 @@ from lab.peers import traffic
 from lab.peers.peer import (
     IKE_PORT,
     NAT_T_PORT,
+    SCRIPT,
     TUNNEL,
     Connection,
     Endpoint,
@@ -27,7 +28,7 @@ from lab.peers.peer import (
     PeerError,
     UnsupportedError,
 )
-from lab.peers.registry import PEERS
+from lab.peers.registry import PEERS, driver
 from lab.probe import require
 from lab.scenario import CellSpec
 from lab.wait import DeadlineExceededError
@@ -132,13 +133,16 @@ class Cell:
 
         Raises ScenarioError for a field or value that does not exist.
         """
-        if changes:
-            self.connection = self.spec.change(self.connection, **changes)
+        connection = self.spec.change(self.connection, **changes) if changes else self.connection
+        # What one end is scripted to do must not be asked of the other one.
+        common = {name: value for name, value in changes.items() if name not in SCRIPT}
+        if common:
+            self.connection = self.spec.change(self.connection, **common)
         for side in sides or ("right", "left"):
-            driver = PEERS[self.spec.left if side == "left" else self.spec.right]
-            driver.check(self.connection)
-            require(*driver.needs(self.connection))
-            peer = driver(self.endpoint(side), self.connection)
+            chosen = driver(self.spec.left if side == "left" else self.spec.right, self.version)
+            chosen.check(connection)
+            require(*chosen.needs(connection))
+            peer = chosen(self.endpoint(side), connection)
             self._peers[side] = peer
             peer.start()
 
@@ -228,7 +232,7 @@ def opened(spec: CellSpec, scratch: Path) -> Iterator[Cell]:
     spec.check_support()
     connection = spec.make_connection()
     for name in (spec.left, spec.right):
-        require(*PEERS[name].needs(connection))
+        require(*driver(name, spec.version).needs(connection))
     require(*BASE_NEEDS, *spec.scenario.needs)
     topology = topology_file.load(spec.topology)
     own_device = [

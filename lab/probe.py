@@ -132,7 +132,7 @@ def _iptables(backend: str) -> str:
         raise _ProbeFailedError(f"iptables-{backend}-restore is not installed (Debian package iptables)")
     rules = "*nat\n-A POSTROUTING -j MASQUERADE\nCOMMIT\n*filter\n-A FORWARD -p esp -j DROP\n"
     rules += "-A INPUT -m conntrack --ctstate NEW -j DROP\nCOMMIT\n"
-    with tempfile.TemporaryDirectory(prefix="nattlab-probe-") as folder:
+    with tempfile.TemporaryDirectory(prefix="probe-nattlab-") as folder:
         _run_inside([program], rules, XTABLES_LOCKFILE=f"{folder}/lock")
     return f"{program} loads a NAT"
 

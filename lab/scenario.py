@@ -11,7 +11,7 @@ from importlib.resources import files
 from typing import Any, TypeVar
 
 from lab.peers.peer import VERSIONS, Connection, UnsupportedError
-from lab.peers.registry import PEERS, pairs
+from lab.peers.registry import PEERS, driver, pairs
 
 ATTRIBUTE = "nattlab_scenario"
 
@@ -101,7 +101,7 @@ class CellSpec:
         """Raise UnsupportedError if a peer does not declare what the scenario needs."""
         wanted = self.scenario.versions
         for name in dict.fromkeys((self.left, self.right)):
-            peer = PEERS[name]
+            peer = driver(name, self.version)
             if self.version not in wanted:
                 does = ", ".join(sorted(peer.capabilities.versions))
                 raise UnsupportedError(name, f"{' or '.join(wanted)} (it does {does})")

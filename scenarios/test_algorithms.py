@@ -55,7 +55,7 @@ def up_with_every_suite(cell: Cell) -> tuple[str, ...]:
     return suites
 
 
-@scenario("ENC-07", versions=(MANUAL, IKEV2))
+@scenario("ENC-07", versions=(MANUAL, IKEV2), features=("several-children",))
 def udp_length_follows_from_suite_and_size(cell: Cell) -> None:
     for number, name in enumerate(up_with_every_suite(cell)):
         payloads = [bytes(size - IP_AND_UDP) for size in SIZES]
@@ -70,7 +70,7 @@ def udp_length_follows_from_suite_and_size(cell: Cell) -> None:
             assert lengths == sizes, f"{name} on {link}: inner sizes {SIZES} gave {lengths}, due were {sizes}"
 
 
-@scenario("ENC-08", versions=(MANUAL, IKEV1_MAIN, IKEV2))
+@scenario("ENC-08", versions=(MANUAL, IKEV1_MAIN, IKEV2), features=("several-children",))
 def every_suite_carries_traffic(cell: Cell) -> None:
     suites = up_with_every_suite(cell)
     for number in range(len(suites)):

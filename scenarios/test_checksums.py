@@ -95,7 +95,10 @@ table ip miscomputing {
 }
 """
 
-IKE_AND_KEEPALIVES = {"natt": {"keepalive": "right"}, "strongswan": {"keepalive": "right", "ike": "right"}}
+IKE_AND_KEEPALIVES = {
+    "natt": {"ike": "right", "keepalive": "right"},
+    "strongswan": {"keepalive": "right", "ike": "right"},
+}
 """Both send them from plain sockets, where the host's kernel fills the checksum in. A kernel that sends
 keepalives by itself (Linux, since 6.11) leaves it zero."""
 
@@ -106,7 +109,7 @@ def ike_and_keepalives_have_checksums(cell: Cell) -> None:
     cell.until(lambda seen: seen.on("lan").keepalives, "a keepalive on lan")
     expected = IKE_AND_KEEPALIVES[cell.spec.left]
     expect(cell.seen.keepalives).each_field(udp_checksum_state=expected["keepalive"])
-    if "ike" in expected:
+    if cell.version != MANUAL:
         expect(cell.seen.ike).each_field(udp_checksum_state=expected["ike"])
     else:
         expect(cell.seen.ike).none()

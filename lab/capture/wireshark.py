@@ -30,7 +30,7 @@ def wireshark(
     `esp_keys` is a file in Wireshark's `esp_sa` format; ESP it has keys for is decrypted and its ICV checked.
     UDP on `nat_t_ports` is taken for that of port 4500. Raises WiresharkError.
     """
-    with tempfile.TemporaryDirectory(prefix="nattlab-wireshark-") as folder:
+    with tempfile.TemporaryDirectory(prefix="wireshark-nattlab-") as folder:
         capture = Path(folder, "capture.pcapng")
         write_pcapng(capture, packets.frames)
         if esp_keys is not None:

@@ -11,6 +11,7 @@ from typing import Any
 from .association import Direction, SecurityAssociation
 from .config import parse_endpoint
 from .encapsulator import Encapsulator, endpoint_text
+from .keepalive import KeepaliveTimer
 from .listener import PathListener
 from .tunnel import EventLoop
 from .wire import Encap
@@ -157,6 +158,7 @@ class _Connection:
             "watch": self._watch,
             "set-encap": self._set_encap,
             "send": self._send_datagram,
+            "keep-alive": self._keep_alive,
         }
         name = request.get("op")
         operation = operations.get(name) if isinstance(name, str) else None
@@ -208,6 +210,16 @@ class _Connection:
             raise ControlError("payload: not hexadecimal octets") from None
         self._encapsulator.send_user(local, destination, payload, time.monotonic())
         return {"sent": len(payload)}
+
+    def _keep_alive(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Send keepalives from a socket to a peer whenever the pair is idle for `interval` seconds."""
+        local, destination = _endpoint(request, "socket"), _endpoint(request, "destination")
+        interval = request.get("interval")
+        if not isinstance(interval, (int, float)) or interval <= 0:
+            raise ControlError(f"interval: {interval!r} is not a number of seconds above 0")
+        timer = KeepaliveTimer(float(interval), True, time.monotonic())
+        self._encapsulator.keep_alive(local, destination, timer)
+        return {"socket": endpoint_text(local), "destination": endpoint_text(destination)}
 
 
 def _text(request: dict[str, Any], key: str) -> str:

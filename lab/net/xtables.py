@@ -103,7 +103,7 @@ def default_backend() -> Backend:
     rules = nat_rules(NatConfig(inside=("lan",), outside="wan"))
     reasons = []
     for backend in BACKENDS:
-        with Namespace.create("probe") as namespace, TemporaryDirectory(prefix="nattlab-probe") as directory:
+        with Namespace.create("probe") as namespace, TemporaryDirectory(prefix="probe-nattlab-") as directory:
             try:
                 restore(namespace, rules, backend, Path(directory, "lock"))
             except NetworkError as error:

@@ -22,11 +22,11 @@ from lab.peers.peer import (
     AUTO,
     FORCE,
     IKE_PORT,
-    MANUAL,
     OFF,
     OPTIONS,
     TRANSPORT,
     TUNNEL,
+    VERSIONS,
     Capabilities,
     Connection,
     Endpoint,
@@ -98,13 +98,23 @@ class Natt(Peer):
     name = "natt"
     owns_inner = True
     capabilities = Capabilities(
-        versions=frozenset({MANUAL}),
+        versions=frozenset(VERSIONS),
         modes=frozenset({TUNNEL, TRANSPORT}),
         encapsulations=frozenset({AUTO, FORCE, OFF}),
         esp=frozenset(ESP_SUITES),
         options=frozenset(OPTIONS),
         features=frozenset(
-            {"keepalive", "no-encapsulation", "demultiplexing-events", "nat-oa", "udp-checksum", "path-mtu"}
+            {
+                "keepalive",
+                "no-encapsulation",
+                "demultiplexing-events",
+                "nat-oa",
+                "udp-checksum",
+                "ike",
+                "nat-detection",
+                "several-children",
+                "path-mtu",
+            }
         ),
     )
 
@@ -163,18 +173,18 @@ class Natt(Peer):
         connection = self.connection
         address, port = self.local
         tables = [
-            _table("[[socket]]", address=address, port=port, encap=connection.udp_encapsulation,
+            table("[[socket]]", address=address, port=port, encap=connection.udp_encapsulation,
                    profile="linux", udp_checksum=connection.udp_checksum),
         ]  # fmt: skip
         if port != IKE_PORT:
-            tables.append(_table("[[socket]]", address=address, port=IKE_PORT, encap="none", profile="linux"))
+            tables.append(table("[[socket]]", address=address, port=IKE_PORT, encap="none", profile="linux"))
         if connection.child:
             tables += self._tunnel()
             for number in range(len(connection.suites)):
                 tables += self._child(number)
             if self.is_encapsulated and connection.keepalive:
                 tables.append(
-                    _table(
+                    table(
                         "[keepalive]",
                         interval=float(connection.keepalive),
                         behind_nat=self.endpoint.behind_nat,
@@ -188,18 +198,18 @@ class Natt(Peer):
         inner = []
         if self.connection.mode == TUNNEL:
             ends = (self.endpoint.child(number) for number in range(len(self.connection.suites)))
-            inner = [_network(end.inner) for end in ends]
-        return [_table("[tunnel]", device="natt0", addresses=inner)]
+            inner = [network(end.inner) for end in ends]
+        return [table("[tunnel]", device="natt0", addresses=inner)]
 
     def _child(self, number: int) -> list[str]:
         end, transport = self.endpoint.child(number), self.connection.mode == TRANSPORT
         return [
             self._association("out", end.name, number, end.address, end.remote),
             self._association("in", self._other, number, end.remote, end.address),
-            _table(
+            table(
                 "[[policy]]",
-                source=_network(end.address if transport else end.inner),
-                destination=_network(end.remote if transport else end.remote_inner),
+                source=network(end.address if transport else end.inner),
+                destination=network(end.remote if transport else end.remote_inner),
                 spi=self._spi_from(end.name, number),
             ),
         ]
@@ -209,7 +219,7 @@ class Natt(Peer):
         encryption_key, integrity_key = self.keys(sender, number)
         port = connection.encapsulated_port if self.is_encapsulated else None
         outer = connection.outer
-        return _table(
+        return table(
             "[[sa]]",
             direction=direction,
             spi=self._spi_from(sender, number),
@@ -348,7 +358,7 @@ class Natt(Peer):
         return self.endpoint.node.scratch / "control"
 
 
-def _table(header: str, **values: Any) -> str:
+def table(header: str, **values: Any) -> str:
     """A TOML table of scalars and lists; None leaves a key out."""
     # A JSON scalar, or list of them, is a TOML one.
     lines = [
@@ -361,5 +371,6 @@ def _joined(address: str, port: int) -> str:
     return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
 
-def _network(address: str) -> str:
+def network(address: str) -> str:
+    """An address as a prefix of its own."""
     return f"{address}/{128 if ':' in address else 32}"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import ipaddress
 from abc import ABC, abstractmethod
-from collections.abc import Collection
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Collection, Mapping
+from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -107,6 +107,12 @@ class Connection:
     """Listen at every address of both families by one IPv6 socket."""
     privileged: bool = True
     """False: the peer's program has no capability but that of binding low ports."""
+    nat_t: tuple[str, ...] = ()
+    """IKEv1: names of lab.ike.versions to offer and accept; empty for those of the peer's choice."""
+    deviations: tuple[Any, ...] = ()
+    """Values of lab.ike.deviation: rules this end breaks on purpose."""
+    ike: Mapping[str, Any] = field(default_factory=dict)
+    """Further fields of lab.ike.ikev1.config.Config or lab.ike.ikev2.config.Config, for the scripted peer."""
 
     def __post_init__(self) -> None:
         _one_of("version", self.version, VERSIONS)
@@ -165,9 +171,18 @@ OPTIONS = (
     "wildcard",
     "dual_stack",
     "privileged",
+    "nat_t",
+    "deviations",
+    "ike",
 )
 """Fields of Connection that a peer must declare (Capabilities.options) to be given other than the default."""
-_DEFAULTS = {item.name: item.default for item in fields(Connection) if item.name in OPTIONS}
+SCRIPT = ("nat_t", "deviations", "ike")
+"""Those OPTIONS that concern one end alone."""
+_DEFAULTS = {
+    item.name: {} if item.default is MISSING else item.default
+    for item in fields(Connection)
+    if item.name in OPTIONS
+}
 
 
 @dataclass(frozen=True)

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from lab.peers.natt import Natt
-from lab.peers.peer import Peer
+from lab.peers.peer import MANUAL, Peer
+from lab.peers.scripted import ScriptedNatt
 from lab.peers.strongswan import StrongSwan
 
 PEERS: dict[str, type[Peer]] = {peer.name: peer for peer in (Natt, StrongSwan)}
+
+
+def driver(name: str, version: str) -> type[Peer]:
+    """The class that drives peer `name` in connections of this version."""
+    return ScriptedNatt if name == Natt.name and version != MANUAL else PEERS[name]
 
 
 def pairs() -> list[tuple[str, str]]:

@@ -115,7 +115,7 @@ class StrongSwan(Peer):
             if not suite.esn and suite.integrity != "hmac-sha2-256-96"
         ),
         options=frozenset({"further_esp", "inner_family", "nat_t_port"}),
-        features=frozenset({"ike", "keepalive", "nat-detection"}),
+        features=frozenset({"ike", "keepalive", "nat-detection", "several-children"}),
     )
 
     def __init__(self, endpoint: Endpoint, connection: Connection) -> None:

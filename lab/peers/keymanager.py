@@ -1,0 +1,282 @@
+"""A key manager on nattd, as racoon is one on a kernel: IKE on nattd's sockets, SAs by PF_KEY messages.
+
+nattd owns the UDP sockets and their encapsulation flag. Whatever its input does not take for ESP or a
+keepalive comes here, goes to an IKE state machine, and what that wants done goes back: datagrams through the
+same sockets, SAs and policies as PF_KEY messages.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import selectors
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from lab.ike.action import Action, DeleteSa, Event, InstallSa, Machine, Send, UpdateSa
+from lab.ike.association import ESP_IN_UDP_NON_IKE, INBOUND, NO_ENCAPSULATION, TUNNEL, ChildSa, EspSa
+from lab.ike.transport import Datagram, Endpoint
+from lab.natt.controlclient import ControlClient
+from lab.natt.pfkey.client import PfKeyClient
+from lab.natt.pfkey.extensions import Address, Extension, Sa
+from lab.natt.pfkey.kame import NatTPort
+from lab.natt.pfkey.message import Message
+from lab.natt.pfkey.numbers import Abi, Dialect, Ext, MessageType, SaType
+from lab.natt.pfkey.sockaddr import Sockaddr
+from lab.natt.setkey.statements import parse
+
+_INTEGRITIES = {
+    "hmac-md5-96": "hmac-md5",
+    "hmac-sha1-96": "hmac-sha1",
+    "hmac-sha2-256-128": "hmac-sha2-256",
+    "hmac-sha2-384-192": "hmac-sha2-384",
+    "hmac-sha2-512-256": "hmac-sha2-512",
+}
+_WINDOW = 64
+_PROTOCOLS = {0: "any", 1: "icmp", 6: "tcp", 17: "udp"}
+
+
+class KeyManager:
+    """Runs `machine` in a thread of its own from start() to close().
+
+    `events` are what the machine told, `children` the pairs of SAs that are installed now, `seen` those that
+    ever were. `hear` gets each event as it comes. What went wrong in the thread is in `failure` and ends it.
+    """
+
+    def __init__(
+        self,
+        machine: Machine,
+        control: Path,
+        pfkey: Path,
+        dialect: Dialect,
+        hear: Callable[[Event], None] = lambda event: None,
+    ) -> None:
+        self.machine = machine
+        self._hear_event = hear
+        self.seen: list[ChildSa] = []
+        self.events: list[Event] = []
+        self.children: list[ChildSa] = []
+        self.failure: BaseException | None = None
+        self._watching = ControlClient(str(control))
+        self._watching.ask("watch")
+        self._sending = ControlClient(str(control))
+        self._pfkey = PfKeyClient(str(pfkey), Abi(dialect))
+        self._pfkey.ask(Message(MessageType.REGISTER, SaType.ESP))
+        self._dialect = dialect
+        self._reqids = itertools.count(1)
+        self._reqid_of: dict[int, int] = {}
+        self._policies: dict[int, ChildSa] = {}
+        """Reqid → the pair whose selectors and ends its policies have."""
+        self._lock = threading.RLock()
+        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name="key-manager", daemon=True)
+
+    def start(self) -> None:
+        """Begin to answer."""
+        self._thread.start()
+
+    def do(self, step: Callable[[float], list[Action]]) -> None:
+        """Let the machine do something now, for example ``do(machine.initiate)``."""
+        with self._lock:
+            self._act(step(time.monotonic()))
+        os.eventfd_write(self._wake, 1)
+
+    def control(self, operation: str, **arguments: Any) -> None:
+        """Ask nattd for something on its control socket."""
+        with self._lock:
+            self._sending.ask(operation, **arguments)
+
+    def told(self, name: str) -> list[Event]:
+        """The events of this name, so far."""
+        return [event for event in list(self.events) if event.name == name]
+
+    def close(self) -> None:
+        """End the thread and both connections; nattd keeps its SAs. Idempotent."""
+        if self._stopping:
+            return
+        self._stopping = True
+        os.eventfd_write(self._wake, 1)
+        if self._thread.is_alive():
+            self._thread.join()
+        for connection in (self._watching, self._sending, self._pfkey):
+            connection.close()
+        os.close(self._wake)
+
+    def _run(self) -> None:
+        try:
+            with selectors.DefaultSelector() as selector:
+                for source in (self._watching, self._pfkey, self._wake):
+                    selector.register(source, selectors.EVENT_READ)
+                while not self._stopping:
+                    self._serve(selector)
+        except ConnectionError as error:
+            if not self._stopping:
+                self.failure = error
+        except BaseException as error:
+            self.failure = error
+
+    def _serve(self, selector: selectors.BaseSelector) -> None:
+        with self._lock:
+            due = self.machine.deadline()
+        ready = selector.select(None if due is None else max(0.0, due - time.monotonic()))
+        with self._lock:
+            for key, _ in ready:
+                if key.fileobj is self._watching:
+                    for line in self._watching.received():
+                        self._take(line)
+                elif key.fileobj is self._pfkey:
+                    self._hear()
+                else:
+                    os.eventfd_read(self._wake)
+            self._act(self.machine.tick(time.monotonic()))
+
+    def _take(self, line: dict[str, Any]) -> None:
+        if line["event"] != "delivered":
+            return
+        source, local = _endpoint(line["source"]), _endpoint(line["socket"])
+        datagram = Datagram(source, local, bytes.fromhex(line["payload"]))
+        self._act(self.machine.receive(datagram, time.monotonic()))
+
+    def _hear(self) -> None:
+        message = self._pfkey.receive(0)
+        if message is None or message.type != MessageType.X_NAT_T_NEW_MAPPING:
+            return
+        new_mapping = getattr(self.machine, "new_mapping", None)
+        address, port = message.find(Ext.ADDRESS_DST, Address), message.find(Ext.X_NAT_T_DPORT, NatTPort)
+        spi = _spi_of(message)
+        if new_mapping is not None and address is not None and port is not None and spi is not None:
+            self._act(new_mapping(spi, Endpoint.of(address.sockaddr.address, port.port), time.monotonic()))
+
+    def _act(self, actions: list[Action]) -> None:
+        for action in actions:
+            match action:
+                case Send(datagram):
+                    self._send(datagram)
+                case InstallSa(child):
+                    self._install(child)
+                case UpdateSa(before, after):
+                    self._update(before, after)
+                case DeleteSa(child):
+                    self._delete(child)
+                case Event():
+                    self.events.append(action)
+                    self._hear_event(action)
+
+    def _send(self, datagram: Datagram) -> None:
+        self._sending.ask(
+            "send",
+            socket=str(datagram.source),
+            destination=str(datagram.destination),
+            payload=datagram.payload.hex(),
+        )
+
+    def _install(self, child: ChildSa) -> None:
+        # A later pair for the same traffic, by a rekey or by a client that came anew, takes its policies over.
+        held = self._policies.items()
+        older = next((reqid for reqid, other in held if _carries_same(child, other)), None)
+        reqid = older or next(self._reqids)
+        self._reqid_of[child.inbound.spi] = reqid
+        for sa in (child.inbound, child.outbound):
+            self._pfkey.ask(_add_message(sa, reqid))
+        for statement in _policy_statements("spdupdate" if older else "spdadd", child, reqid):
+            self._speak(statement)
+        self._policies[reqid] = child
+        self.children.append(child)
+        self.seen.append(child)
+
+    def _delete(self, child: ChildSa) -> None:
+        reqid = self._reqid_of.pop(child.inbound.spi, 0)
+        for sa in (child.inbound, child.outbound):
+            self._speak(_delete_statement(sa))
+        if reqid in self._policies and reqid not in self._reqid_of.values():
+            for statement in _policy_statements("spddelete", self._policies.pop(reqid), reqid):
+                self._speak(statement)
+        self.children = [other for other in self.children if other.inbound.spi != child.inbound.spi]
+
+    def _update(self, before: ChildSa, after: ChildSa) -> None:
+        reqid = self._reqid_of.get(before.inbound.spi, 0)
+        for old, new in ((before.inbound, after.inbound), (before.outbound, after.outbound)):
+            request = _add_message(old, reqid)
+            moved = (
+                _host(Ext.X_NEW_ADDRESS_SRC, new.source.address),
+                _host(Ext.X_NEW_ADDRESS_DST, new.destination.address),
+            )
+            kept = [e for e in request.extensions if e.kind not in (Ext.X_NAT_T_SPORT, Ext.X_NAT_T_DPORT)]
+            ports = (
+                NatTPort(Ext.X_NAT_T_SPORT, new.source.port),
+                NatTPort(Ext.X_NAT_T_DPORT, new.destination.port),
+            )
+            update = Message(MessageType.UPDATE, SaType.ESP, extensions=(*kept, *ports, *moved))
+            self._pfkey.ask(update)
+        self.children = [
+            after if other.inbound.spi == before.inbound.spi else other for other in self.children
+        ]
+
+    def _speak(self, statement: str) -> None:
+        for found in parse(statement, "key manager"):
+            self._pfkey.ask(found.message)
+
+
+def _carries_same(one: ChildSa, other: ChildSa) -> bool:
+    return (one.local, one.remote, one.mode) == (other.local, other.remote, other.mode)
+
+
+def _host(kind: Ext, address: str) -> Extension:
+    return Address(kind, Sockaddr(address), 128 if ":" in address else 32)
+
+
+def _spi_of(message: Message) -> int | None:
+    sa = message.find(Ext.SA, Sa)
+    return None if sa is None else sa.spi
+
+
+def _endpoint(text: str) -> Endpoint:
+    address, _, port = text.rpartition(":")
+    return Endpoint.of(address.strip("[]"), int(port))
+
+
+def _ends(sa: EspSa) -> str:
+    if sa.encapsulation == NO_ENCAPSULATION:
+        return f"{sa.source.address} {sa.destination.address} esp"
+    protocol = "esp-udp-nonike" if sa.encapsulation == ESP_IN_UDP_NON_IKE else "esp-udp"
+    return f"{sa.source.address}[{sa.source.port}] {sa.destination.address}[{sa.destination.port}] {protocol}"
+
+
+def _add_message(sa: EspSa, reqid: int) -> Message:
+    words = [f"add {_ends(sa)} {sa.spi:#x} -m {sa.mode} -u {reqid} -r {_WINDOW} -E {sa.encryption}"]
+    if sa.encryption_key:
+        words.append(f"0x{sa.encryption_key.hex()}")
+    if sa.integrity in _INTEGRITIES:
+        words.append(f"-A {_INTEGRITIES[sa.integrity]} 0x{sa.integrity_key.hex()}")
+    (statement,) = parse(f"{' '.join(words)};", "key manager")
+    return replace(statement.message, extensions=(*statement.message.extensions, *_original_addresses(sa)))
+
+
+def _original_addresses(sa: EspSa) -> list[Extension]:
+    """NAT-OA of what arrives: the addresses its sender computed checksums with (RFC 3948 section 3.1.2)."""
+    if sa.direction != INBOUND or sa.encapsulation == NO_ENCAPSULATION:
+        return []
+    named = ((Ext.X_NAT_T_OAI, sa.original_source), (Ext.X_NAT_T_OAR, sa.original_destination))
+    return [_host(kind, address) for kind, address in named if address is not None]
+
+
+def _delete_statement(sa: EspSa) -> str:
+    return f"delete {_ends(sa)} {sa.spi:#x};"
+
+
+def _policy_statements(verb: str, child: ChildSa, reqid: int) -> list[str]:
+    statements = []
+    inbound = (child.remote, child.local, "in", child.inbound)
+    for sources, destinations, direction, sa in ((child.local, child.remote, "out", child.outbound), inbound):
+        ends = f"{sa.source.address}-{sa.destination.address}" if child.mode == TUNNEL else ""
+        rule = "" if verb == "spddelete" else f"ipsec esp/{child.mode}/{ends}/unique:{reqid}"
+        for source, destination in itertools.product(sources, destinations):
+            upper = _PROTOCOLS.get(source.protocol, str(source.protocol))
+            pairs = itertools.product(source.prefixes, destination.prefixes)
+            statements += [f"{verb} {a} {b} {upper} -P {direction} {rule};" for a, b in pairs]
+    return statements

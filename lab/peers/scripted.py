@@ -1,0 +1,259 @@
+"""natt with a key exchange: a nattd per node and the scripted IKE peer as its key manager.
+
+As the 2004 design has it: IKE and ESP share one marked UDP socket, which belongs to the encapsulator; IKE
+tells it by PF_KEY what to encapsulate.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from lab.ike import keys
+from lab.ike.action import Event
+from lab.ike.association import Selector
+from lab.ike.crypto import NO_INTEGRITY, Encryption
+from lab.ike.errors import ConfigurationError
+from lab.ike.ikev1 import config as v1
+from lab.ike.ikev1 import suites as v1_suites
+from lab.ike.ikev1.payloads import Identity as V1Identity
+from lab.ike.ikev1.peer import Ikev1Peer
+from lab.ike.ikev2 import config as v2
+from lab.ike.ikev2 import suites as v2_suites
+from lab.ike.ikev2.payloads import Identity as V2Identity
+from lab.ike.ikev2.peer import Ikev2Peer
+from lab.ike.natd import Fake
+from lab.ike.transport import IKE_PORT
+from lab.ike.transport import Endpoint as UdpEndpoint
+from lab.ike.versions import by_name
+from lab.natt.pfkey.numbers import Dialect
+from lab.peers.keymanager import KeyManager
+from lab.peers.natt import Natt, NattControl, network, table
+from lab.peers.peer import (
+    FORCE,
+    IKEV1_AGGRESSIVE,
+    IKEV2,
+    OFF,
+    TRANSPORT,
+    Connection,
+    Endpoint,
+    PeerError,
+    UnsupportedError,
+)
+from lab.peers.readiness import start_ready
+from lab.peers.suite import EspSuite
+from lab.wait import DeadlineExceededError, wait_until
+
+CONNECT_DEADLINE = 15.0
+
+
+class ScriptedNatt(Natt):
+    """A nattd and its key manager, speaking IKEv1 or IKEv2 as the connection says."""
+
+    capabilities = replace(
+        Natt.capabilities,
+        options=frozenset({"inner_family", "nat_t_port", "nat_t", "deviations", "ike"}),
+        features=Natt.capabilities.features - {"several-children", "nat-oa", "udp-checksum"},
+    )
+
+    def __init__(self, endpoint: Endpoint, connection: Connection) -> None:
+        super().__init__(endpoint, connection)
+        self._manager: KeyManager | None = None
+        self.machine = self._make_machine()
+
+    @classmethod
+    def check(cls, connection: Connection) -> None:
+        """What any natt peer declares, less what IKE has no numbers for."""
+        super().check(connection)
+        try:
+            _v2_suite(connection.suites[0]) if connection.version == IKEV2 else _v1_suite(
+                connection.suites[0]
+            )
+        except ConfigurationError as error:
+            raise UnsupportedError(cls.name, str(error)) from error
+
+    def _make_machine(self) -> Ikev1Peer | Ikev2Peer:
+        return self._ikev2() if self.connection.version == IKEV2 else self._ikev1()
+
+    def _ikev2(self) -> Ikev2Peer:
+        end, connection = self.endpoint, self.connection
+        inner: dict[str, Any] = {}
+        if connection.mode != TRANSPORT:
+            inner = {
+                "local": (Selector.of(network(end.inner)),),
+                "remote": (Selector.of(network(end.remote_inner)),),
+            }
+        child = v2.Child((_v2_suite(connection.suites[0]),), connection.mode, **inner)
+        return Ikev2Peer(
+            v2.Config(
+                local=UdpEndpoint.of(end.address, IKE_PORT),
+                remote=UdpEndpoint.of(end.remote, IKE_PORT),
+                local_id=V2Identity.of(f"{end.name}.test"),
+                secret=connection.secret.encode(),
+                child=child if connection.child else None,
+                natt_port=connection.nat_t_port,
+                remote_natt_port=connection.nat_t_port,
+                nat_detection=connection.encapsulation != OFF,
+                force_encapsulation=connection.encapsulation == FORCE,
+                mobike=connection.mobike,
+                **connection.ike,
+            ),
+            connection.deviations,
+        )
+
+    def _ikev1(self) -> Ikev1Peer:
+        end, connection = self.endpoint, self.connection
+        nets: dict[str, Any] = {}
+        if connection.mode != TRANSPORT:
+            nets = {"local_net": network(end.inner), "remote_net": network(end.remote_inner)}
+        versions = () if connection.encapsulation == OFF else tuple(map(by_name, self._nat_t))
+        aggressive = connection.version == IKEV1_AGGRESSIVE
+        return Ikev1Peer(
+            v1.Config(
+                local=UdpEndpoint.of(end.address, IKE_PORT),
+                remote=UdpEndpoint.of(end.remote, IKE_PORT),
+                secret=connection.secret.encode(),
+                local_id=V1Identity.fqdn(f"{end.name}.test"),
+                exchange=v1.AGGRESSIVE_MODE if aggressive else v1.MAIN_MODE,
+                # One suite, so that aggressive mode, which cannot negotiate a group, offers the same.
+                suites=(v1_suites.Phase1Suite(),),
+                esp=(_v1_suite(connection.suites[0]),),
+                mode=connection.mode,
+                nat_t=versions,
+                force_encapsulation=Fake.RANDOM_OCTETS if connection.encapsulation == FORCE else None,
+                natt_port=connection.nat_t_port,
+                **nets,
+                **connection.ike,
+            ),
+            connection.deviations,
+        )
+
+    @property
+    def _nat_t(self) -> tuple[str, ...]:
+        return self.connection.nat_t or tuple(version.name for version in v1.DEFAULT_NAT_T)
+
+    @property
+    def _is_non_ike(self) -> bool:
+        """Whether every version on offer has ESP on port 500 behind eight zero octets."""
+        return self.connection.version != IKEV2 and all(by_name(name).non_ike_marker for name in self._nat_t)
+
+    def configuration(self) -> str:
+        """The nattd configuration of this end: sockets and the TUN device, no SAs."""
+        address, port = self.endpoint.address, self.connection.nat_t_port
+        on_ike_port = "espinudp-non-ike" if self._is_non_ike else "none"
+        tables = [
+            table("[[socket]]", address=address, port=IKE_PORT, encap=on_ike_port, profile="linux"),
+            table(
+                "[[socket]]",
+                address=address,
+                port=port,
+                encap="espinudp",
+                profile="linux",
+            ),
+        ]
+        return "\n".join([*tables, *self._tunnel()])
+
+    def start(self) -> None:
+        """Start nattd with its PF_KEY socket, then the key manager on it."""
+        node = self.endpoint.node
+        configuration = node.write_file("nattd.toml", self.configuration())
+        dialect = Dialect.NETBSD if self._is_non_ike else Dialect.FREEBSD
+        argv = [sys.executable, "-m", "lab.natt.daemon", "--config", str(configuration)]
+        argv += ["--control", str(self._control_path), "--pfkey", str(self._pfkey_path)]
+        argv += ["--pfkey-dialect", dialect.value]
+        self._program = start_ready(node, argv, "nattd", os.environ)
+        self._control = NattControl(self._control_path)
+        self._manager = KeyManager(self.machine, self._control_path, self._pfkey_path, dialect, self._took)
+        self._manager.start()
+
+    def _took(self, event: Event) -> None:
+        """Ask nattd for keepalives once this end knows that it is behind a NAT (RFC 3948 section 4)."""
+        if event.name not in ("established", "phase1-established") or not self.connection.keepalive:
+            return
+        local, remote = str(event.detail["local"]), str(event.detail["remote"])
+        if "nat-local" in self.nat_flags():
+            interval = self.connection.keepalive
+            self.manager.control("keep-alive", socket=local, destination=remote, interval=interval)
+
+    @property
+    def manager(self) -> KeyManager:
+        """The running key manager."""
+        if self._manager is None:
+            raise PeerError(f"natt on {self.endpoint.name} is not running")
+        return self._manager
+
+    def connect(self) -> None:
+        """Initiate, and wait until the SAs are installed here."""
+        self.manager.do(self.machine.initiate)
+        self.wait_connected()
+
+    def wait_connected(self) -> None:
+        """Wait for the IKE SA, and for a child where one was asked for."""
+        try:
+            wait_until(self._is_connected, "SAs", CONNECT_DEADLINE)
+        except DeadlineExceededError as error:
+            raise PeerError(
+                f"natt on {self.endpoint.name} did not get its SAs in {CONNECT_DEADLINE:g} s; "
+                f"it told: {self.told()}"
+            ) from error
+        self._export_keys(self.manager)
+
+    def _is_connected(self) -> bool:
+        if self.manager.failure is not None:
+            raise PeerError(f"the key manager on {self.endpoint.name} failed: {self.manager.failure!r}")
+        established = self.machine.established
+        return bool(established) and (bool(self.manager.children) or not self.connection.child)
+
+    def told(self) -> str:
+        """What the state machine told, in one line."""
+        return "; ".join(map(str, self.manager.events)) or "nothing"
+
+    def nat_flags(self) -> frozenset[str]:
+        """Of ``nat-local`` and ``nat-remote`` those that NAT detection found."""
+        if isinstance(self.machine, Ikev2Peer):
+            seen = [(sa.nat.local_behind, sa.nat.remote_behind) for sa in self.machine.sas]
+        else:
+            seen = [(sa.nat.local, sa.nat.remote) for sa in self.machine.phase1s]
+        names = ("nat-local", "nat-remote")
+        return frozenset(name for found in seen for name, is_so in zip(names, found, strict=True) if is_so)
+
+    def inbound_spi(self, child: int = 0) -> int:
+        """SPI of the newest inbound SA."""
+        if not self.manager.children:
+            raise PeerError(f"natt on {self.endpoint.name} has no child SA; it told: {self.told()}")
+        return self.manager.children[-1].inbound.spi
+
+    def stop(self) -> None:
+        """End the key manager, then nattd; write the keys for Wireshark."""
+        if self._manager is not None:
+            self._manager.close()
+            self._export_keys(self._manager)
+        super().stop()
+
+    def _export_keys(self, manager: KeyManager) -> None:
+        lines = [keys.esp_line(sa) for child in manager.seen for sa in (child.inbound, child.outbound)]
+        folder = self.endpoint.node.scratch
+        (folder / keys.ESP_TABLE).write_text("".join(f"{line}\n" for line in lines))
+        if isinstance(self.machine, Ikev2Peer):
+            (folder / keys.IKEV2_TABLE).write_text("".join(f"{line}\n" for line in self.machine.key_lines))
+
+    def logs(self) -> list[Path]:
+        """As for any natt peer, and the key tables."""
+        return [*super().logs(), *self.endpoint.node.scratch.glob("ikev*_decryption_table")]
+
+    @property
+    def _pfkey_path(self) -> Path:
+        return self.endpoint.node.scratch / "pfkey"
+
+
+def _v2_suite(suite: EspSuite) -> v2_suites.EspSuite:
+    return v2_suites.EspSuite(
+        Encryption(suite.encryption, suite.key_bits), suite.integrity or NO_INTEGRITY, suite.esn
+    )
+
+
+def _v1_suite(suite: EspSuite) -> v1_suites.EspSuite:
+    return v1_suites.EspSuite(Encryption(suite.encryption, suite.key_bits), suite.integrity or NO_INTEGRITY)
