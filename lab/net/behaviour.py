@@ -118,6 +118,8 @@ class Behaviour:
     """of Ports.SEEDED"""
     hairpin: bool = False
     """carry flows from inside to a mapping's outside address, with the source's own mapping (RFC 4787 §6)"""
+    isolate: bool = False
+    """drop flows between inside links, as for subscribers: they meet by `hairpin` alone"""
     inbound_refresh: bool = True
     """packets from outside keep a UDP mapping alive too (RFC 4787 REQ-6 allows either)"""
     guard: bool = True
@@ -149,7 +151,8 @@ class Behaviour:
             found.append(f"ports {self.ports if isinstance(self.ports, PortRange) else self.ports.value}")
         if self.ports is Ports.SEEDED:
             found[-1] += f" by {self.seed}"
-        found += ["hairpin"] * self.hairpin + ["no inbound refresh"] * (not self.inbound_refresh)
+        found += ["hairpin"] * self.hairpin + ["insiders isolated"] * self.isolate
+        found += ["no inbound refresh"] * (not self.inbound_refresh)
         found += [f"UDP {port} never translated" for port in self.passthrough]
         found += [
             f"{key} {getattr(self.timeouts, key)} s"

@@ -188,6 +188,11 @@ class Graph:
                 found[end.node] = (*found.get(end.node, ()), end)
         return found
 
+    @cached_property
+    def memory(self) -> dict[tuple[str, Family, bool], dict[str, tuple[Interface, ...]]]:
+        """What lab.net.paths has found out about it."""
+        return {}
+
     @property
     def families(self) -> tuple[Family, ...]:
         """The families that some link carries."""

@@ -13,7 +13,7 @@ import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 
 from pyroute2 import IPBatch
 
@@ -96,6 +96,14 @@ def address_request(call: str, index: int, address: str, length: int) -> Request
     with Compiler() as compiler:
         text = f"{call} address {address}/{length}"
         return compiler.request(text, "addr", call, index=index, address=address, prefixlen=length)
+
+
+def default_request(gateway: str, family: Literal[4, 6]) -> Request:
+    """The request to make `gateway` the default route, whatever it was before."""
+    with Compiler() as compiler:
+        kind = socket.AF_INET if family == 4 else socket.AF_INET6
+        text = f"default route via {gateway}"
+        return compiler.request(text, "route", "replace", dst="default", gateway=gateway, family=kind)
 
 
 class RouteSocket:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Collection
+from contextlib import suppress
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from itertools import pairwise
 
@@ -43,8 +44,17 @@ def leaves(node: Node, arriving: str, leaving: str) -> bool:
     return node.nat is not None and arriving in node.nat.inside and leaving == node.nat.outside
 
 
+def turns_back(node: Node, arriving: str, leaving: str) -> bool:
+    """Whether going from link `arriving` to link `leaving` joins insiders that may only hairpin."""
+    nat = node.nat
+    return nat is not None and nat.isolate and arriving in nat.inside and leaving in nat.inside
+
+
 def _walk(topology: Graph, start: str, family: Family, *, into_nats: bool) -> dict[str, Way]:
     """For every link that packets of `start` reach: the interfaces by which they enter the nodes between."""
+    known = topology.memory.get((start, family, into_nats))
+    if known is not None:
+        return known
     reached: dict[str, Way] = {end.link: () for end in topology.interfaces(start) if family in end.families}
     queue = deque(reached)
     while queue:
@@ -60,6 +70,7 @@ def _walk(topology: Graph, start: str, family: Family, *, into_nats: bool) -> di
                     continue
                 reached[exit_.link] = (*reached[link], entry)
                 queue.append(exit_.link)
+    topology.memory[start, family, into_nats] = reached
     return reached
 
 
@@ -83,11 +94,16 @@ def path(topology: Graph, source: str, target: str, family: Family | None = None
     return min(found, key=len)
 
 
-def _other_peer(topology: Graph, node: str) -> str:
-    for peer in topology.peers:
-        if peer != node:
-            return peer
-    raise TopologyError(f"{topology.name} has no other peer than {node}")
+def _other_peer(topology: Graph, node: str, family: Family) -> str:
+    """The first peer that `node` does not see as a fellow insider, else the first."""
+    others = [peer for peer in topology.peers if peer != node]
+    if not others:
+        raise TopologyError(f"{topology.name} has no other peer than {node}")
+    for peer in others:
+        with suppress(TopologyError):
+            if nats_left(topology, node, peer, family):
+                return peer
+    return others[0]
 
 
 def address(topology: Graph, node: str, family: Family | None = None) -> Address:
@@ -96,7 +112,7 @@ def address(topology: Graph, node: str, family: Family | None = None) -> Address
     family = family or topology.family
     if here.nat is not None:
         return topology.link(here.nat.outside).end(node).ip(family)
-    return source_address(topology, node, _other_peer(topology, node), family)
+    return source_address(topology, node, _other_peer(topology, node, family), family)
 
 
 def source_address(topology: Graph, source: str, target: str, family: Family | None = None) -> Address:
@@ -123,12 +139,16 @@ def reach(topology: Graph, source: str, target: str, family: Family | None = Non
                 f"add `forwards: [{{port: 500, to: {target}}}, {{port: 4500, to: {target}}}]`"
             )
         if translates(node, family):
-            return here.ip(family)
+            return topology.link(node.nat.outside).end(here.node).ip(family)
     return way[-1].ip(family)
 
 
 def _lets_forwards_only(node: Node, arriving: str, leaving: str, family: Family) -> bool:
-    if node.nat is None or not enters(node, arriving, leaving):
+    if node.nat is None:
+        return False
+    if turns_back(node, arriving, leaving):
+        return True
+    if not enters(node, arriving, leaving):
         return False
     return translates(node, family) or node.nat.guard
 
@@ -140,15 +160,18 @@ def seen_as(topology: Graph, source: str, target: str, family: Family | None = N
     seen = topology.link(way[0].link).end(source).ip(family)
     for here, onward in pairwise(way):
         node = topology.node(here.node)
-        if translates(node, family) and leaves(node, here.link, onward.link):
-            seen = topology.link(onward.link).end(here.node).ip(family)
+        if node.nat is None or not translates(node, family):
+            continue
+        if leaves(node, here.link, onward.link) or turns_back(node, here.link, onward.link):
+            seen = topology.link(node.nat.outside).end(here.node).ip(family)
     return seen
 
 
 def nats_left(topology: Graph, source: str, target: str, family: Family | None = None) -> tuple[str, ...]:
     """The NATs that `source` leaves on its way to `target`, nearest first, whether or not they translate."""
-    hops = pairwise(path(topology, source, target, family))
-    return tuple(a.node for a, b in hops if leaves(topology.node(a.node), a.link, b.link))
+    way = pairwise(path(topology, source, target, family))
+    hops = [(topology.node(a.node), a.link, b.link) for a, b in way]
+    return tuple(hop[0].name for hop in hops if leaves(*hop) or turns_back(*hop))
 
 
 def nats_entered(topology: Graph, source: str, target: str, family: Family | None = None) -> tuple[str, ...]:
@@ -161,18 +184,15 @@ def nats_entered(topology: Graph, source: str, target: str, family: Family | Non
 
 
 def nats_between(topology: Graph, source: str, target: str, family: Family | None = None) -> tuple[str, ...]:
-    """The NATs whose filters packets of `source` to `target` pass, in either direction, nearest first."""
-    hops = pairwise(path(topology, source, target, family))
-    return tuple(
-        a.node
-        for a, b in hops
-        if any(crosses(topology.node(a.node), a.link, b.link) for crosses in (enters, leaves))
-    )
+    """The NATs whose filters packets of `source` to `target` pass, whichever way, nearest first."""
+    way = path(topology, source, target, family)
+    return tuple(hop.node for hop in way[:-1] if topology.node(hop.node).nat is not None)
 
 
 def is_behind_nat(topology: Graph, node: str, family: Family | None = None) -> bool:
     """Whether the other peer sees `node` under an address that is not its own."""
-    other = _other_peer(topology, node)
+    family = family or topology.family
+    other = _other_peer(topology, node, family)
     return seen_as(topology, node, other, family) != source_address(topology, node, other, family)
 
 

@@ -31,6 +31,11 @@ def _filters(nat: NatConfig, family: Family) -> list[str]:
     filters = []
     if nat.drop_esp:
         filters.append("-A FORWARD -p esp -j DROP")
+    if nat.isolate:
+        pairs = [(one, two) for one in nat.inside for two in nat.inside if one != two]
+        if nat.hairpin:
+            filters += [f"-A FORWARD -i {i} -o {o} -m conntrack --ctstate DNAT -j ACCEPT" for i, o in pairs]
+        filters += [f"-A FORWARD -i {i} -o {o} -m conntrack --ctstate NEW -j DROP" for i, o in pairs]
     if not nat.guard:
         return filters
     static = _static(nat, family)

@@ -12,7 +12,8 @@
 
 An address may be one of each family: `lan: {left: [10.1.0.2/24, fd01::2/64], …}`, and so may inner. A link
 may have an mtu. Keys of a node: kind (peer, nat, router); routes: [{to, via}]; of a peer also inner; of a nat
-also those of lab.net.nat_file.
+also those of lab.net.nat_file. A key or an item with `<2-8>` in it stands for one of each number, and `<>`
+below it for the number: `lan<2-8>: {left<>: 10.1.<>.2/24, nat: 10.1.<>.1/24}`.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from lab.net.model import (
 )
 from lab.net.nat_file import KEYS, NatReader
 from lab.net.topology import Topology
+from lab.net.yaml_reader import REPEATED
 
 DIRECTORY = Path(__file__).parents[2] / "topologies"
 
@@ -51,20 +53,32 @@ def names(directory: Path = DIRECTORY) -> tuple[str, ...]:
 
 
 def load(name: str | Path, directory: Path = DIRECTORY) -> Topology:
-    """Read a topology by name ("one_nat") or by path (ending in .yaml). Raises TopologyError."""
+    """Read a topology by name ("one_nat") or by path (ending in .yaml). Raises TopologyError.
+
+    A name may end in a number that says how often to repeat: "clients-50" is clients with 50 of them.
+    """
     file = Path(name) if str(name).endswith(".yaml") else directory / f"{name}.yaml"
+    last = None
+    counted = re.fullmatch(r"(\w+)-(\d+)", str(name))
+    if counted is not None and not file.exists():
+        file, last = directory / f"{counted[1]}.yaml", int(counted[2])
     try:
         text = file.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise TopologyError(f"no topology {str(name)!r}; there are {listed(names(directory))}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise TopologyError(f"{file}: cannot be read: {error}") from error
-    return parse(text, file.stem, str(file))
+    if last is not None and not REPEATED.search(text):
+        raise TopologyError(f"topology {counted[1] if counted else name} repeats nothing: leave out -{last}")
+    return parse(text, file.stem if last is None else str(name), str(file), last)
 
 
-def parse(text: str, name: str, source: str) -> Topology:
-    """Read a topology from YAML `text`; errors start with `source`:line. Raises TopologyError."""
-    reader = _Reader(source)
+def parse(text: str, name: str, source: str, last: int | None = None) -> Topology:
+    """Read a topology from YAML `text`; errors start with `source`:line. Raises TopologyError.
+
+    `last` replaces the upper bounds of repeated keys.
+    """
+    reader = _Reader(source, last)
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.MarkedYAMLError as error:
@@ -75,6 +89,7 @@ def parse(text: str, name: str, source: str) -> Topology:
         raise TopologyError(f"{source}:1: not YAML: {error}") from error
     if root is None:
         raise TopologyError(f"{source}:1: empty: a topology has title, nodes and links")
+    reader.expand(root)
     drawing = re.match(r"(?:#.*\n|\n)*", text)
     try:
         return reader.topology(root, name, drawing.group() if drawing else "")

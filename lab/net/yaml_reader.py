@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import NoReturn, TypeVar
 
@@ -11,12 +12,15 @@ from lab.net.model import TopologyError, listed
 
 T = TypeVar("T")
 
+REPEATED = re.compile(r"<(\d+)-(\d+)>")
+
 
 class YamlReader:
     """Turns YAML nodes into values and remembers the line of each path."""
 
-    def __init__(self, source: str) -> None:
+    def __init__(self, source: str, last: int | None = None) -> None:
         self.source = source
+        self.last = last
         self.lines: dict[tuple[str, ...], int] = {}
 
     def line(self, where: tuple[str, ...]) -> int:
@@ -24,6 +28,46 @@ class YamlReader:
         while where and where not in self.lines:
             where = where[:-1]
         return self.lines.get(where, 1)
+
+    def expand(self, root: yaml.Node) -> None:
+        """Repeat what has `<a-b>` in its key, or as an item of a list, for each number; `<>` stands for it.
+
+        Changes `root` in place; `last`, if it is not None, replaces every b.
+        """
+        if isinstance(root, yaml.MappingNode):
+            root.value = [
+                (self._filled(key, number), self._filled(item, number))
+                for key, item in root.value
+                for number in self._numbers(key)
+            ]
+            for _, item in root.value:
+                self.expand(item)
+        elif isinstance(root, yaml.SequenceNode):
+            root.value = [self._filled(item, n) for item in root.value for n in self._numbers(item)]
+            for item in root.value:
+                self.expand(item)
+
+    def _numbers(self, key: yaml.Node) -> list[int | None]:
+        found = REPEATED.search(key.value) if isinstance(key, yaml.ScalarNode) else None
+        if found is None:
+            return [None]
+        first, last = int(found[1]), int(found[2]) if self.last is None else self.last
+        if last < first:
+            self.fail(key, f"{key.value} is empty from {first} to {last}: count upwards")
+        return list(range(first, last + 1))
+
+    def _filled(self, node: yaml.Node, number: int | None) -> yaml.Node:
+        if number is None:
+            return node
+        if isinstance(node, yaml.ScalarNode):
+            text = REPEATED.sub(str(number), node.value).replace("<>", str(number))
+            return yaml.ScalarNode(node.tag, text, node.start_mark, node.end_mark)
+        if isinstance(node, yaml.MappingNode):
+            items = [(self._filled(key, number), self._filled(item, number)) for key, item in node.value]
+            return yaml.MappingNode(node.tag, items, node.start_mark, node.end_mark)
+        return yaml.SequenceNode(
+            node.tag, [self._filled(item, number) for item in node.value], node.start_mark, node.end_mark
+        )
 
     def fail(self, node: yaml.Node, text: str) -> NoReturn:
         """Raise TopologyError with the line of `node`."""

@@ -11,6 +11,7 @@ from lab.net.builder import connect, create_namespaces
 from lab.net.model import Family, TopologyError, listed
 from lab.net.namespace import Namespace
 from lab.net.nat import NatConfig
+from lab.net.netlink import RouteSocket, default_request
 from lab.net.processes import ProcessSpace
 from lab.net.rules import nat66_rules, nat_rules
 from lab.net.topology import Topology
@@ -99,6 +100,16 @@ class Network:
     def nats(self) -> tuple[RunningNat, ...]:
         """All NATs in the order of the topology."""
         return tuple(self._nats.values())
+
+    def roam(self, node: str, link: str, family: Family = 4) -> None:
+        """Move the default route of `node` to its neighbour on `link`. Raises TopologyError, NetworkError."""
+        end = next((end for end in self.topology.interfaces(node) if end.link == link), None)
+        if end is None:
+            attached = listed(each.link for each in self.topology.interfaces(node))
+            raise TopologyError(f"{node} is not on {link!r}; it is on {attached}")
+        gateway = self.topology.link(link).other(node).ip(family)
+        with RouteSocket(self._namespaces[node]) as routes:
+            routes.send([default_request(str(gateway), family)], {})
 
     def capture_points(self) -> list[CapturePoint]:
         """One end of every link: that of the node that forwards, where there is one."""

@@ -174,3 +174,39 @@ def test_a_nat_that_routes_ipv6_is_seen_through():
         closed.reach("right", "left", 6)
     plain = DUAL.replace(", forwards: [{port: 500, to: left}]", ", guard: false")
     assert str(parse(plain, "case", "case.yaml").reach("right", "left", 6)) == "fd01::2"
+
+
+@pytest.mark.parametrize(
+    ("name", "node", "seen", "reached"),
+    [
+        ("two_clients", "left", "203.0.113.1", "203.0.113.2"),
+        ("two_clients", "left2", "203.0.113.1", "203.0.113.2"),
+        ("equal_clients", "left2", "203.0.113.1", "203.0.113.2"),
+        ("clients-30", "left30", "203.0.113.1", "203.0.113.2"),
+        ("nested", "left", "203.0.113.1", "203.0.113.2"),
+        ("nested_three", "left", "203.0.113.1", "203.0.113.2"),
+        ("hairpin", "left", "203.0.113.1", "203.0.113.1"),
+        ("two_uplinks", "left", "198.18.0.2", "198.51.100.2"),
+    ],
+)
+def test_addresses_of_more_topologies(name: str, node: str, seen: str, reached: str):
+    topology = load(name)
+    assert str(topology.seen_as(node, "right")) == seen
+    assert str(topology.reach(node, "right")) == reached
+    assert topology.is_behind_nat(node) is (name != "two_uplinks")
+
+
+def test_insiders_of_one_nat_see_each_other_untranslated_unless_it_isolates_them():
+    topology = load("two_clients")
+    assert str(topology.reach("left", "left2")) == "10.1.2.2"
+    assert str(topology.seen_as("left", "left2")) == "10.1.1.2"
+    hairpin = load("hairpin")
+    assert str(hairpin.seen_as("right", "left")) == "203.0.113.1"
+    with pytest.raises(TopologyError, match="right cannot reach left: nat nat forwards nothing to it"):
+        hairpin.reach("right", "left")
+
+
+def test_nested_nats_are_left_nearest_first():
+    topology = load("nested_three")
+    assert paths.nats_left(topology, "left", "right") == ("home", "building", "carrier")
+    assert paths.nats_entered(topology, "right", "left") == ("carrier", "building", "home")

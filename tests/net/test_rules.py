@@ -305,3 +305,16 @@ def test_a_behaviour_in_words():
     words = "EIM/EIF, ports random, hairpin, udp 300 s, udp_stream 300 s, guard, ESP dropped"
     assert nat.describe() == f"masquerade lan to wan, {words}"
     assert config(ports=Ports.SEEDED, seed=3).words()[0] == "ports seeded by 3"
+
+
+def test_insiders_are_isolated_link_by_link_and_meet_by_hairpin_alone():
+    nat = NatConfig(
+        inside=("a", "b"), outside="wan", addresses=(WAN,), isolate=True, hairpin=True, guard=False
+    )
+    assert chain(nat_rules(nat), "FORWARD") == [
+        "-p esp -j DROP",
+        "-i a -o b -m conntrack --ctstate DNAT -j ACCEPT",
+        "-i b -o a -m conntrack --ctstate DNAT -j ACCEPT",
+        "-i a -o b -m conntrack --ctstate NEW -j DROP",
+        "-i b -o a -m conntrack --ctstate NEW -j DROP",
+    ]

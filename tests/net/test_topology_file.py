@@ -180,13 +180,13 @@ def test_a_preset_expands_to_plain_values(name: str):
 
 def test_every_key_of_a_behaviour():
     nat = behaviour(
-        "mapping: ADM, filtering: EIF, ports: seeded, seed: 9, hairpin: true, inbound_refresh: false,"
+        "mapping: ADM, filtering: EIF, ports: seeded, seed: 9, hairpin: true, isolate: true, inbound_refresh: false,"
         " guard: false, drop_esp: false, drop_fragments: true, passthrough: [500, 4500],"
         " timeouts: {udp: 1, udp_stream: 2, tcp: 3, other: 4}, nat66: route"
     )
     assert vars(nat) | {"inside": None} == {
         "inside": None, "outside": "wan", "forwards": (), "one_to_one": None, "mapping": Mapping.ADM,
-        "filtering": Filtering.EIF, "ports": Ports.SEEDED, "seed": 9, "hairpin": True,
+        "filtering": Filtering.EIF, "ports": Ports.SEEDED, "seed": 9, "hairpin": True, "isolate": True,
         "inbound_refresh": False, "guard": False, "drop_esp": False, "drop_fragments": True,
         "passthrough": (500, 4500), "timeouts": Timeouts(1, 2, 3, 4), "nat66": Nat66.ROUTE,
     }  # fmt: skip
@@ -249,6 +249,7 @@ def test_equal_subnets_of_ipv6_need_nats_that_translate_it():
         ("title: x\nnodes: {a: {kind: peer}}\nlinks: {}\n", "case.yaml:3: no links"),
         ("title: x\nnodes: [a]\nlinks: {}\n", "case.yaml:2: nodes must be a mapping"),
         ("title: x\n\0", "case.yaml:1: not YAML"),
+        ("title: x\nnodes: &all {a: *all}\nlinks: {}\n", "case.yaml:2: nodes holds itself"),
     ],
 )
 def test_files_that_are_no_topology(text: str, message: str):
@@ -285,6 +286,34 @@ def test_a_missing_file_lists_the_known_names(tmp_path: Path):
         topology_file.load(tmp_path / "odd.yaml")
 
 
+def test_a_count_repeats_keys_and_items():
+    topology = topology_file.load("clients-3")
+    assert topology.name == "clients-3"
+    assert [node.name for node in topology.nodes] == ["left", "nat", "right", "left2", "left3"]
+    assert [link.name for link in topology.links] == ["lan1", "lan2", "lan3", "wan"]
+    assert str(topology.link("lan3").end("left3").ip(4)) == "10.1.3.2"
+    assert str(topology.inner("left2")) == "10.10.2.1/32"
+    nat = topology.node("nat").nat
+    assert nat is not None
+    assert nat.inside == ("lan1", "lan2", "lan3")
+    assert len(topology_file.load("clients").nodes) == 10
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("clients-1", "left<2-8> is empty from 2 to 1: count upwards"),
+        ("clients-300", "'10.10.256.1/32'"),
+        ("one_nat-3", "topology one_nat repeats nothing: leave out -3"),
+        ("nothing-3", "no topology 'nothing-3'; there are both"),
+    ],
+)
+def test_counts_that_make_no_topology(name: str, message: str):
+    with pytest.raises(TopologyError) as caught:
+        topology_file.load(name)
+    assert message in str(caught.value)
+
+
 def test_load_by_path_and_errors_with_the_path(tmp_path: Path):
     file = tmp_path / "mine.yaml"
     file.write_text(GOOD)
@@ -298,7 +327,6 @@ def test_load_by_path_and_errors_with_the_path(tmp_path: Path):
 def test_every_topology_of_the_project_loads_and_is_drawn(name: str):
     topology = topology_file.load(name)
     assert topology.catalogue
-    for node in topology.nodes:
-        assert node.name in topology.drawing
-    for link in topology.links:
-        assert link.name in topology.drawing
+    # Of what is repeated, one number stands for all.
+    for name in [node.name for node in topology.nodes] + [link.name for link in topology.links]:
+        assert name in topology.drawing or f"{name.rstrip('0123456789')}2" in topology.drawing

@@ -170,6 +170,45 @@ def test_icmp_errors_tell_both_ends_the_path_mtu(tmp_path: Path):
         assert path_mtu(network, "right", "198.51.100.2", "203.0.113.1", 4500) == 1300
 
 
+def test_a_roaming_node_is_seen_under_the_address_of_its_uplink(tmp_path: Path):
+    with Network.build(topology_file.load("two_uplinks"), tmp_path) as network:
+        with network.nodes["left"].socket() as left, network.nodes["right"].socket() as right:
+            right.bind(("198.51.100.2", 4500))
+            right.settimeout(2)
+
+            def seen() -> str:
+                left.sendto(b"x", ("198.51.100.2", 4500))
+                return right.recvfrom(16)[1][0]
+
+            assert seen() == "198.18.0.2"
+            network.roam("left", "lan")
+            assert seen() == "203.0.113.1"
+            network.roam("left", "lte")
+            assert seen() == "198.18.0.2"
+        with pytest.raises(TopologyError, match="left is not on 'srv'; it is on lte and lan"):
+            network.roam("left", "srv")
+
+
+def test_equal_clients_are_told_apart_by_their_ports_alone(tmp_path: Path):
+    with Network.build(topology_file.load("equal_clients"), tmp_path) as network:
+        one, two, right = (network.nodes[name].socket() for name in ("left", "left2", "right"))
+        with one, two, right:
+            right.bind(("203.0.113.2", 4500))
+            right.settimeout(2)
+            seen = []
+            for client in (one, two):
+                client.bind(("192.168.1.2", 4500))
+                client.settimeout(2)
+                client.sendto(b"x", ("203.0.113.2", 4500))
+                seen.append(right.recvfrom(16)[1])
+            assert seen[0] == ("203.0.113.1", 4500)
+            assert seen[1][0] == "203.0.113.1"
+            assert seen[1][1] != 4500
+            for client, address in ((one, seen[0]), (two, seen[1])):
+                right.sendto(str(address).encode(), address)
+                assert client.recv(64) == str(address).encode()
+
+
 def test_close_is_idempotent_and_gives_back_everything(tmp_path: Path):
     Network.build(ONE_NAT, tmp_path).close()
     before = set(os.listdir("/proc/self/fd"))

@@ -80,6 +80,26 @@ def test_a_broken_rule_is_a_broken_lab_with_expected_seen_and_rules(
         assert f"broken lab {topology.name}: expected " in str(caught.value)
 
 
+def test_fifty_clients_prove_themselves(tmp_path: Path):
+    with Network.build(topology_file.load("clients-50"), tmp_path) as network:
+        prove(network)
+
+
+def test_isolated_insiders_that_meet_directly_are_a_broken_lab(tmp_path: Path):
+    def together(config):
+        return (
+            nat_rules(config)
+            .replace("--dst-type LOCAL", "--dst-type BROADCAST")
+            .replace("-i lan1 -d", "-i lan9 -d")
+        )
+
+    with (
+        Network.build(topology_file.load("hairpin"), tmp_path, rules=together) as network,
+        pytest.raises(BrokenLabError, match=r"UDP from left to 203.0.113.1:500 to arrive at right from 203"),
+    ):
+        prove(network, deadline=0.2)
+
+
 DUAL = """\
 title: dual stack
 nodes:
