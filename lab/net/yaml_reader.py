@@ -29,23 +29,25 @@ class YamlReader:
             where = where[:-1]
         return self.lines.get(where, 1)
 
-    def expand(self, root: yaml.Node) -> None:
+    def expand(self, root: yaml.Node, within: tuple[yaml.Node, ...] = (), name: str = "it") -> None:
         """Repeat what has `<a-b>` in its key, or as an item of a list, for each number; `<>` stands for it.
 
-        Changes `root` in place; `last`, if it is not None, replaces every b.
+        Changes `root`, called `name` and lying `within` others, in place; `last`, if it is not None, replaces every b.
         """
+        if any(root is outer for outer in within):
+            self.fail(root, f"{name} holds itself: write it out")
         if isinstance(root, yaml.MappingNode):
             root.value = [
                 (self._filled(key, number), self._filled(item, number))
                 for key, item in root.value
                 for number in self._numbers(key)
             ]
-            for _, item in root.value:
-                self.expand(item)
+            for key, item in root.value:
+                self.expand(item, (*within, root), str(key.value))
         elif isinstance(root, yaml.SequenceNode):
             root.value = [self._filled(item, n) for item in root.value for n in self._numbers(item)]
             for item in root.value:
-                self.expand(item)
+                self.expand(item, (*within, root), name)
 
     def _numbers(self, key: yaml.Node) -> list[int | None]:
         found = REPEATED.search(key.value) if isinstance(key, yaml.ScalarNode) else None
