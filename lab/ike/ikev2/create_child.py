@@ -144,7 +144,8 @@ class RekeyIkeTask:
         """See Task."""
         if sa.state is not State.ESTABLISHED:
             return None
-        self._exchange = generate_key_exchange(self._group or sa.config.suites[0].group)
+        assert sa.keys is not None
+        self._exchange = generate_key_exchange(self._group or sa.keys.suite.group)
         self._nonce, self._spi = secrets.token_bytes(NONCE_LENGTH), sa.context.new_spi()
         return [
             pack_sa(suite.proposal(number, self._spi) for number, suite in enumerate(sa.config.suites, 1)),

@@ -186,6 +186,8 @@ class IkeSa(SaState):
                 raise FailedError(f"the peer answered {exchange_name(header.exchange)} with INVALID_SYNTAX")
             pending.task.response(self, message, datagram, now)
         except RefusedError as error:
+            if self.state in (State.INIT, State.AUTH):
+                raise FailedError(f"answer to {exchange_name(header.exchange)}: {error}") from None
             self.context.event("refused", exchange=exchange_name(header.exchange), reason=str(error))
         except (MalformedError, CryptoError) as error:
             raise FailedError(f"answer to {exchange_name(header.exchange)}: {error}") from None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from ..association import Selector
 from .nat import Nat
@@ -55,10 +55,8 @@ def substitute(
     if not nat.found or not local or not remote:
         return Substituted(tuple(local), tuple(remote))
     return Substituted(
-        tuple(replace(s, first=local_address, last=local_address) for s in local)
-        if nat.local_behind
-        else tuple(local),
-        tuple(replace(s, first=remote_address, last=remote_address) for s in remote)
+        tuple(selector.moved_to(local_address) for selector in local) if nat.local_behind else tuple(local),
+        tuple(selector.moved_to(remote_address) for selector in remote)
         if nat.remote_behind
         else tuple(remote),
         remote[0].first,

@@ -107,6 +107,14 @@ def test_a_payload_that_lies_about_its_length_spoils_the_message(play: Any) -> N
         (d.AlterPayload(INIT, Which(P.KE), xor=b"\x00\x1f"), "KE payload of group"),
         (d.AlterPayload(INIT, Which(P.SA), xor=b"\x00\x0f", offset=10), "answer to IKE_SA_INIT"),
         (d.DropPayload(AUTH, Which(P.IDR)), "no IDR payload"),
+        (d.InsertPayload(INIT, replace(ALIEN, flags=0x80)), "UNSUPPORTED_CRITICAL_PAYLOAD: type 200"),
+        (d.InsertPayload(AUTH, replace(ALIEN, flags=0x80)), "UNSUPPORTED_CRITICAL_PAYLOAD: type 200"),
+        (d.AlterHeader(INIT, responder_spi=bytes(8)), "no responder SPI"),
+        (
+            d.InsertPayload(INIT, Notify(N.INVALID_KE_PAYLOAD, b"\0\x0e").pack()),
+            "wants Diffie-Hellman group 14",
+        ),
+        (d.InsertPayload(INIT, Notify(N.INVALID_KE_PAYLOAD, b"").pack()), "wants Diffie-Hellman group 0"),
         (d.AlterPayload(AUTH, Which(P.AUTH), xor=b"\x01", offset=9), "could not be authenticated"),
     ],
 )
@@ -296,3 +304,65 @@ def test_an_answer_to_the_port_of_the_first_message(play: Any) -> None:
     assert wire.l.established.remote.port == 4500
     wire.asks("left", "check_alive")
     assert wire.left.told("alive")
+
+
+def ke_of(group: int, length: int) -> bytes:
+    return group.to_bytes(2, "big") + bytes(2) + b"\x02" * length
+
+
+def test_a_rekey_with_a_group_the_peer_does_not_want(play: Any) -> None:
+    """The first KE payload is of another group than the SA's; the second attempt is taken."""
+    match = replace(CREATE, nth=0)
+    wire = play(deviations=[d.AlterPayload(match, Which(P.KE), body=ke_of(14, 256))]).connect()
+    wire.asks("left", "rekey_ike")
+    assert "INVALID_KE_PAYLOAD: group 14, not 19" in first(wire, "right", "rejected")
+    assert wire.left.told("ike-rekeyed")
+    assert len(wire.l.sas) == len(wire.r.sas) == 1
+
+
+def test_a_rekeyed_child_with_traffic_that_was_not_offered_is_given_back(play: Any) -> None:
+    answer = replace(CREATE, response=True)
+    body = pack_selectors(P.TSR, [Selector.of("192.168.0.0/16")]).body
+    wire = play(right_deviations=[d.AlterPayload(answer, Which(P.TSR), body=body)]).connect()
+    before = wire.left.child.inbound.spi
+    wire.asks("left", "rekey_child")
+    assert "TS_UNACCEPTABLE" in first(wire, "left", "refused")
+    assert wire.left.child.inbound.spi == wire.right.child.outbound.spi == before
+
+
+def test_an_answer_of_another_exchange_or_direction_is_ignored(play: Any) -> None:
+    wire = play(right_deviations=[d.AlterHeader(replace(INFO, response=True), exchange=36)]).connect()
+    wire.asks("left", "check_alive")
+    assert "of another exchange" in first(wire, "left", "ignored")
+    last = wire.seen[-2]
+    flipped = bytearray(last.payload)
+    flipped[4 + 19] ^= 0x08
+    wire.act(wire.right, wire.r.receive(replace(last, payload=bytes(flipped)), 0.0))
+    assert "no IKE SA of SPI" in first(wire, "right", "ignored")
+
+
+def test_a_half_open_attempt_is_not_taken_over(play: Any) -> None:
+    """The same SPI from the same port, but another message: what is there stays."""
+    wire = play(deviations=[d.DropMessage(AUTH)]).connect()
+    request = wire.seen[0]
+    (held,) = wire.r.sas
+    other = bytearray(request.payload)
+    other[-1] ^= 1
+    wire.act(wire.right, wire.r.receive(replace(request, payload=bytes(other)), 0.0))
+    assert "another IKE_SA_INIT request" in first(wire, "right", "ignored")
+    assert wire.r.sas == (held,)
+
+
+def test_a_responder_that_never_stops_asking_for_cookies(play: Any) -> None:
+    left = play().l
+    actions = left.initiate(0.0)
+    for round_number in range(6):
+        (sent,) = [action.datagram for action in actions if isinstance(action, Send)]
+        request = Message.parse(sent.payload)
+        if round_number:
+            assert Notify.parse(request.payloads[0]) == Notify(N.COOKIE, b"c" * round_number)
+        cookie = Notify(N.COOKIE, b"c" * (round_number + 1)).pack()
+        answer = Message(request.initiator_spi, bytes(8), 0x20, 34, 0x20, 0, (cookie,)).pack()
+        actions = left.receive(Datagram(sent.destination, sent.source, answer), 0.0)
+    assert "COOKIE 6 times" in str(next(action for action in actions if isinstance(action, Event)))
+    assert left.sas == ()
