@@ -26,6 +26,7 @@ from .numbers import Abi, Dialect, Ext, IpsecMode, KameFlag, LinuxFlag, PfKeyErr
 from .state import Record, addresses_of, ports_of, sa_of
 
 _LINUX_LARGEST_WINDOW = 32
+_SMALLEST_FRAGMENT = 68
 _MODES = {
     IpsecMode.ANY: Mode.TRANSPORT,
     IpsecMode.TRANSPORT: Mode.TRANSPORT,
@@ -45,7 +46,7 @@ class NatTraversal(NamedTuple):
 
 
 def nat_traversal(message: Message, dialect: Dialect) -> NatTraversal:
-    """Read the NAT-T extensions; PfKeyError EINVAL for a type or port there is not.
+    """Read the NAT-T extensions; PfKeyError EINVAL for a type there is not, or a fragment below 68 octets.
 
     FreeBSD takes RFC 3948 encapsulation and IPv4 original addresses only.
     """
@@ -65,6 +66,8 @@ def nat_traversal(message: Message, dialect: Dialect) -> NatTraversal:
             raise PfKeyError(errno.EINVAL, f"{name.name}: {original.sockaddr.address} is not IPv4")
         originals.append(original.sockaddr.address if original else None)
     fragment = message.find(Ext.X_NAT_T_FRAG, NatTFragment)
+    if fragment and fragment.length < _SMALLEST_FRAGMENT:
+        raise PfKeyError(errno.EINVAL, f"X_NAT_T_FRAG: {fragment.length} is below {_SMALLEST_FRAGMENT}")
     return NatTraversal(
         Encap(kind.type), *ports, originals[0], originals[1], fragment.length if fragment else 65535
     )
@@ -179,5 +182,9 @@ def build_record(message: Message, dialect: Dialect) -> Record:
         for kind in (Ext.IDENTITY_SRC, Ext.IDENTITY_DST)
         if (identity := message.find(kind, Identity)) is not None
     ]
+    source, destination = addresses_of(message)
+    origin = source.sockaddr.address, destination.sockaddr.address
     proxy = message.find(Ext.ADDRESS_PROXY, Address)
-    return Record(message.seq, message.pid, replay, sa.flags, sa.auth, sa.encrypt, tuple(identities), proxy)
+    return Record(
+        message.seq, message.pid, replay, sa.flags, sa.auth, sa.encrypt, origin, tuple(identities), proxy
+    )

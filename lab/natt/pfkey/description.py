@@ -36,7 +36,7 @@ def record_of(state: KeyState, sa: SecurityAssociation) -> Record:
         return record
     auth, encrypt = algorithm_numbers(sa)
     window = sa.replay_window // 8 if state.abi.dialect.is_bsd else sa.replay_window
-    return Record(0, 0, min(window, 255), 0, auth, encrypt)
+    return Record(0, 0, min(window, 255), 0, auth, encrypt, (sa.source, sa.destination))
 
 
 def encapsulation(state: KeyState, sa: SecurityAssociation) -> list[Extension]:

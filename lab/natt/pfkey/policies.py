@@ -52,7 +52,7 @@ class PolicyRequests:
         old = self._same(entry.selector, entry.policy.direction)
         if old is not None and message.type != MessageType.X_SPDUPDATE:
             raise PfKeyError(errno.EEXIST, f"policy {old.policy.id} has the same selector and direction")
-        entry = replace(entry, policy=self._complete(entry.policy))
+        entry = replace(entry, policy=self._complete(entry.policy, old))
         entries = [one for one in self._resolution.entries if one is not old] + [entry]
         self._replace(entries)
         return [Reply(Target.ALL, message.answer(*self._describe(entry)))]
@@ -87,9 +87,11 @@ class PolicyRequests:
         soft, hard = lifetimes_of(message, Dialect.NETBSD)
         return PolicyEntry(selector, source, destination, policy, soft, hard, request.now)
 
-    def _complete(self, policy: Policy) -> Policy:
+    def _complete(self, policy: Policy, old: PolicyEntry | None) -> Policy:
         """The policy with its id, and with reqids for requests that shall have SAs of their own."""
-        if self._dialect is Dialect.LINUX:
+        if old is not None and self._dialect is Dialect.LINUX:
+            identifier = old.policy.id
+        elif self._dialect is Dialect.LINUX:
             # As Linux: the counter in the upper bits, the direction below, and no id 0.
             identifier = self._counter | _ORDER[PolicyDirection(policy.direction)]
             if identifier == 0:

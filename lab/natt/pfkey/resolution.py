@@ -94,7 +94,8 @@ class Resolution:
         outbound: dict[_Pair, list[SecurityAssociation]] = defaultdict(list)
         for sa in self._state.sadb:
             if sa.direction is Direction.OUT:
-                outbound[_Pair(sa.source, sa.destination, sa.mode)].append(sa)
+                for ends in self._ends(sa):
+                    outbound[_Pair(*ends, sa.mode)].append(sa)
         arranged: list[DataPolicy] = []
         behind: dict[DataPolicy, PolicyEntry] = {}
         for entry in sorted(self.entries, key=lambda entry: entry.policy.priority):
@@ -105,6 +106,12 @@ class Resolution:
                 behind[policy] = entry
         self._behind = behind
         self._state.spd.arrange(arranged)
+
+    def _ends(self, sa: SecurityAssociation) -> set[tuple[str, str]]:
+        """Where an SA goes, and where it went at first: a rebinding must not part it from its policies."""
+        record = self._state.records.get(sa)
+        now = sa.source, sa.destination
+        return {now, record.origin} if record else {now}
 
     def _arrange(
         self, entry: PolicyEntry, outbound: dict[_Pair, list[SecurityAssociation]]
@@ -132,7 +139,7 @@ class Resolution:
     ) -> SecurityAssociation | None:
         """The newest SA that fits, mature before dying."""
         fitting = [sa for sa in associations if self._fits(sa, request)]
-        return max(fitting, key=lambda sa: (sa.state is State.MATURE, sa.added), default=None)
+        return max(reversed(fitting), key=lambda sa: (sa.state is State.MATURE, sa.added), default=None)
 
     def _fits(self, sa: SecurityAssociation, request: IpsecRequest) -> bool:
         # Linux wants the reqids equal always, KAME only where the policy wants SAs of its own.
@@ -153,10 +160,7 @@ class Resolution:
                 continue
             if _MODES[IpsecMode(request.mode)] is not sa.mode or not self._fits(sa, request):
                 continue
-            if request.ends is None or tuple(end.address for end in request.ends) == (
-                sa.source,
-                sa.destination,
-            ):
+            if request.ends is None or tuple(end.address for end in request.ends) in self._ends(sa):
                 selectors.append(entry.selector)
         if not selectors and sa.mode is Mode.TUNNEL and self._state.abi.dialect is Dialect.LINUX:
             return (NOTHING,)

@@ -101,6 +101,8 @@ class Record:
     flags: int
     auth: int
     encrypt: int
+    origin: tuple[str, str]
+    """Source and destination when it came; policies go on to find an SA by them after it was moved."""
     identities: tuple[Identity, ...] = ()
     proxy: Address | None = None
 

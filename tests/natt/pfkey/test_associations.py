@@ -274,6 +274,13 @@ def test_freebsd_wants_original_addresses_of_ipv4(engine: Make) -> None:
     assert kernel.refused(message) == errno.EINVAL
 
 
+def test_a_fragment_size_no_ip_packet_can_have(engine: Make) -> None:
+    kernel = engine(NETBSD, LOCAL)
+    assert kernel.refused(added(*natt(1, 1), kame.NatTFragment(67))) == errno.EINVAL
+    kernel.ask(added(*natt(1, 1), kame.NatTFragment(68)))
+    assert only(kernel).fragment == 68
+
+
 def test_what_the_host_refuses_is_not_installed(engine: Make, dialect: Dialect) -> None:
     kernel = engine(dialect, LOCAL)
     kernel.host.failure = PermissionError(errno.EPERM, "raw socket of protocol 50")

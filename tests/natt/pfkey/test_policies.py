@@ -282,6 +282,38 @@ def test_transport_policies_for_networks(engine: Make, dialect: Dialect) -> None
     assert chosen(kernel, other_port) == "XfrmOutPolBlock"
 
 
+@pytest.mark.parametrize("by", ["update", "follow"])
+def test_a_moved_sa_keeps_its_policies(engine: Make, by: str) -> None:
+    kernel = engine(FREEBSD, LOCAL)
+    ends = selector(f"{LOCAL}/32", f"{PEER}/32", 0)
+    ports = (
+        kame.NatTType(2),
+        kame.NatTPort(Ext.X_NAT_T_SPORT, 4500),
+        kame.NatTPort(Ext.X_NAT_T_DPORT, 4500),
+    )
+    key = Key(Ext.KEY_ENCRYPT, 160, bytes(20))
+    kernel.ask(spd(tunnel()))
+    kernel.ask(Message(MessageType.ADD, 3, extensions=(Sa(5, 4, 0, 0, 20), kame.Sa2(2), *ends, key, *ports)))
+    if by == "update":
+        new = Address(Ext.X_NEW_ADDRESS_DST, Sockaddr("198.51.100.9"), 32)
+        kernel.ask(Message(MessageType.UPDATE, 3, extensions=(Sa(5, 4, 0, 0, 20), *ends, new)))
+    else:
+        assert kernel.sadb.rebind((PEER, 4500), ("198.51.100.9", 61001)) == 1
+    install(kernel, make_sa(spi=6, destination="198.51.100.77"))
+    assert chosen(kernel, packet()) == 5
+    (moved,) = [sa for sa in kernel.sadb if sa.spi == 5]
+    assert moved.destination == "198.51.100.9"
+    kernel.ask(spd(tunnel(ends=(LOCAL, "198.51.100.9")), number=MessageType.X_SPDUPDATE))
+    assert chosen(kernel, packet()) == 5
+
+
+def test_an_update_keeps_the_id_on_linux(engine: Make, dialect: Dialect) -> None:
+    kernel = engine(dialect, LOCAL)
+    first = told_of(kernel.ask(spd(tunnel()))).id
+    second = told_of(kernel.ask(spd(tunnel(), number=MessageType.X_SPDUPDATE))).id
+    assert (first == second) is (dialect is LINUX)
+
+
 def test_priorities_and_discard(engine: Make, dialect: Dialect) -> None:
     kernel = engine(dialect, LOCAL)
     install(kernel, make_sa(spi=1))
