@@ -12,6 +12,23 @@ from pathlib import Path
 import pytest
 
 from lab.ike.action import DeleteSa, InstallSa, Send
+from lab.ike.chain import Payload
+from lab.ike.deviation import (
+    AlterOctets,
+    AlterPayload,
+    DropMessage,
+    DropPayload,
+    DuplicateMessage,
+    DuplicatePayload,
+    Float,
+    InsertPayload,
+    Marker,
+    MarkerFault,
+    Match,
+    OrderPayloads,
+    Ports,
+    Which,
+)
 from lab.ike.ikev1.config import Config
 from lab.ike.ikev1.numbers import PayloadType
 from lab.ike.ikev1.payloads import Identity
@@ -37,8 +54,8 @@ SECRET = "nat-traversal-lab"
 class Live:
     """A Peer on real sockets of a node, and what it has done."""
 
-    def __init__(self, node, address, config):
-        self.peer = Ikev1Peer(config)
+    def __init__(self, node, address, config, deviations=()):
+        self.peer = Ikev1Peer(config, deviations)
         self.sent = []
         self._sockets = [node.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in (500, 4500)]
         for opened, port in zip(self._sockets, (500, 4500), strict=True):
@@ -89,7 +106,7 @@ class Live:
 
 
 @contextlib.contextmanager
-def against_charon(side, exchange, versions, charon_type=StrongSwan, **changes):
+def against_charon(side, exchange, versions, charon_type=StrongSwan, deviations=(), **changes):
     """Our peer at `side` of a NAT and charon at the other end."""
     topology = topology_file.load("one_nat")
     scratch = Path(tempfile.mkdtemp(prefix="ikev1-"))
@@ -111,7 +128,9 @@ def against_charon(side, exchange, versions, charon_type=StrongSwan, **changes):
                     reached_as={"left": "203.0.113.1", "right": "203.0.113.2"}[other],
                 ),
                 peers.Connection(
-                    peers.IKEV1_MAIN if exchange == "main" else peers.IKEV1_AGGRESSIVE, secret=SECRET
+                    peers.IKEV1_MAIN if exchange == "main" else peers.IKEV1_AGGRESSIVE,
+                    mode=changes.get("mode", "tunnel"),
+                    secret=SECRET,
                 ),
             )
             stack.callback(charon.stop)
@@ -128,7 +147,7 @@ def against_charon(side, exchange, versions, charon_type=StrongSwan, **changes):
                 remote_net={"left": "10.10.0.1/32", "right": "10.20.0.1/32"}[other],
                 nat_t=tuple(by_name(name) for name in versions),
             )
-            live = Live(network.nodes[side], ours, replace(config, **changes))
+            live = Live(network.nodes[side], ours, replace(config, **changes), deviations)
             stack.callback(live.close)
             yield live, charon
     finally:
@@ -268,6 +287,75 @@ def test_another_secret_comes_to_nothing():
         assert not live.of(InstallSa)
         assert not [sa for sa in charon.sas() if sa["state"] == "ESTABLISHED"]
         assert charon.is_alive()
+
+
+@pytest.mark.parametrize("version", ["draft-02n", "draft-03", "rfc3947"])
+def test_charon_sends_nat_oa_in_transport_mode(version):
+    """kernel-libipsec carries no transport mode, but quick mode is answered before it finds out."""
+    with against_charon("left", "main", [version], mode="transport") as (live, charon):
+        live.do(live.peer.initiate)
+        live.until(lambda: live.of(InstallSa), "quick mode")
+        child = live.of(InstallSa)[0].child
+        assert child.mode == "transport"
+        assert child.inbound.original_source == "203.0.113.2"
+        # charon sends both addresses in every version, though drafts before 05 know one.
+        assert child.inbound.original_destination == "203.0.113.1"
+        assert charon.is_alive()
+
+
+MAIN_1, MAIN_3, MAIN_5 = (Match(exchange=2, nth=n) for n in range(3))
+QUICK_1 = Match(exchange=32, nth=0)
+NAT_D = Which(20)
+ESTABLISHED, PHASE_1_ONLY, NOTHING = "child established", "phase 1 alone", "nothing"
+SENT_IN_VAIN = 12
+"""More datagrams than an undisturbed exchange takes: retransmissions came to nothing too."""
+DEVIATIONS = {
+    "vendor ids first": ([OrderPayloads(MAIN_1, (13,))], ESTABLISHED),
+    "NAT-D first": ([OrderPayloads(MAIN_3, (20, 10, 4))], ESTABLISHED),
+    "NAT-D altered": ([AlterPayload(MAIN_3, NAT_D, xor=b"\1")], ESTABLISHED),
+    "NAT-D of 4 octets": ([AlterPayload(MAIN_3, NAT_D, keep=4)], ESTABLISHED),
+    "no NAT-D": ([DropPayload(MAIN_3, NAT_D)], ESTABLISHED),
+    "one NAT-D": ([DropPayload(MAIN_3, Which(20, nth=1))], ESTABLISHED),
+    # charon takes ten, and answers PAYLOAD_MALFORMED to more.
+    "10 NAT-D": ([DuplicatePayload(MAIN_3, Which(20, nth=1), count=9)], ESTABLISHED),
+    "11 NAT-D": ([DuplicatePayload(MAIN_3, Which(20, nth=1), count=10)], NOTHING),
+    "200 NAT-D": ([DuplicatePayload(MAIN_3, Which(20, nth=1), count=200)], NOTHING),
+    # charon.max_packet is 10000 octets.
+    "300 NAT-D": ([DuplicatePayload(MAIN_3, Which(20, nth=1), count=300)], NOTHING),
+    "NAT-D of another version too": ([InsertPayload(MAIN_3, Payload(15, bytes(32)))], ESTABLISHED),
+    "NAT-OA in tunnel mode, empty": ([InsertPayload(QUICK_1, Payload(21, b""))], PHASE_1_ONLY),
+    "start on 4500": ([Ports(start_on_natt_port=True)], ESTABLISHED),
+    "early float": ([Ports(floating=Float.EARLY)], ESTABLISHED),
+    "late float": ([Ports(floating=Float.LATE)], ESTABLISHED),
+    "no float": ([Ports(floating=Float.NEVER)], ESTABLISHED),
+    "no marker once": ([Marker(MAIN_5, MarkerFault.NONE)], ESTABLISHED),
+    "two markers once": ([Marker(MAIN_5, MarkerFault.DOUBLE)], ESTABLISHED),
+    "message 5 twice": ([DuplicateMessage(MAIN_5)], ESTABLISHED),
+    "quick mode twice": ([DuplicateMessage(QUICK_1)], ESTABLISHED),
+    "message 3 lost once": ([DropMessage(MAIN_3)], ESTABLISHED),
+    "length field lies once": ([AlterOctets(MAIN_1, xor=b"\0\0\1\0", offset=24)], ESTABLISHED),
+}
+
+
+@pytest.mark.parametrize("name", list(DEVIATIONS))
+def test_charon_survives_deviations(name):
+    deviations, expected = DEVIATIONS[name]
+    with against_charon("left", "main", ["rfc3947"], deviations=deviations) as (live, charon):
+        live.do(live.peer.initiate)
+        outcome = NOTHING
+
+        def settled():
+            nonlocal outcome
+            outcome = (
+                ESTABLISHED if live.of(InstallSa) else PHASE_1_ONLY if live.peer.established else NOTHING
+            )
+            return outcome == ESTABLISHED or (outcome == expected and len(live.sent) > SENT_IN_VAIN)
+
+        with contextlib.suppress(DeadlineExceededError):
+            live.until(settled, "an outcome", 3.5)
+        assert outcome == expected, [str(event) for event in live._runner.events]
+        assert charon.is_alive()
+        assert charon.sas() is not None
 
 
 class StrongSwanWithDpd(StrongSwan):
