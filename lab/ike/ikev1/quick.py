@@ -248,6 +248,8 @@ class Quick:
     def _make_child(self, choice: EspChoice, original: OriginalAddresses, shared: bytes) -> ChildSa:
         mode, in_udp = _meaning(choice.mode)
         wrapping = encapsulation(self.sa.version, in_udp)
+        if mode != TRANSPORT or not in_udp:
+            original = OriginalAddresses()
         ports_matter = wrapping != NO_ENCAPSULATION
         local, remote = (
             end if ports_matter else end.with_port(0)
@@ -271,8 +273,8 @@ class Quick:
                     integrity_key,
                     mode,
                     wrapping,
-                    original_source=original.own if inward else original.talks_to,
-                    original_destination=original.talks_to if inward else original.own,
+                    original_source=original.own if inward else None,
+                    original_destination=original.talks_to if inward else None,
                 )
             )
         selectors = self._selectors(mode)
