@@ -345,3 +345,22 @@ def test_racoon_sends_the_third_message_of_aggressive_mode_in_clear(play):
     played = play(left={"persona": PERSONAS["racoon"]}, both={"exchange": "aggressive"}).up()
     assert played.seen[2].payload[4 + 19] == 0
     assert up(played) == "espinudp"
+
+
+def test_numbers_of_another_version_than_agreed(play):
+    """RFC 3947 announced, draft 04 spoken: neither end knows the other's NAT-D, so none finds the NAT."""
+    played = play(left={"persona": replace(PLAIN, speaks=by_name("draft-04"))}).up()
+    assert verdict(played.right) == ["none"]
+    assert verdict(played.left) == ["none"]
+    assert set(played.ports()) == {(500, 500)}
+    assert up(played) == "none"
+
+
+def test_foreign_payload_numbers(play):
+    played = play(left={"persona": replace(PLAIN, nat_d_type=130)}).up()
+    assert verdict(played.right) == ["none"]
+    assert played.right.told("quick-mode-refused")
+    played = play(left={"persona": replace(PLAIN, nat_oa_type=131)}, both={"mode": "transport"}).up()
+    assert up(played) == "espinudp"
+    assert played.right.child.inbound.original_source is None
+    assert played.left.child.inbound.original_source == "203.0.113.5"

@@ -342,3 +342,20 @@ def test_fragments(play):
     sizes = [len(octets) for octets in messages(played)]
     assert len(sizes) > 15
     assert max(sizes[2:]) <= 128
+
+
+@pytest.mark.parametrize("name", ["draft-02", "rfc3947"])
+def test_ipv6_through_a_nat(play, name):
+    inside, outside, other = "fd00:1::2", "2001:db8:1::1", "2001:db8:2::5"
+    both = only(name, mode="transport")
+    played = play(
+        left={**both, "local": Endpoint(inside, 500), "remote": Endpoint(other, 500)},
+        right={**both, "local": Endpoint(other, 500)},
+    )
+    played.left.address, played.right.address = inside, other
+    played.nats[0].inside, played.nats[0].outside = inside, outside
+    played.up()
+    assert mirrored(played.left.child, played.right.child)
+    assert played.right.child.inbound.original_source == inside
+    assert played.right.child.remote[0].prefixes == (f"{outside}/128",)
+    assert played.left.child.outbound.destination == Endpoint(other, 4500)
