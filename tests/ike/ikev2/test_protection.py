@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scapy.layers.inet import IP, UDP
 from scapy.utils import wrpcap
@@ -38,6 +38,7 @@ def message(*payloads: Payload) -> Message:
 
 
 @pytest.mark.parametrize("suite", SUITES)
+@settings(max_examples=30)
 @given(data=st.lists(st.binary(max_size=100), max_size=4))
 def test_what_is_sealed_opens(suite: str, data: list[bytes]) -> None:
     sent = message(*(Payload(43, octets) for octets in data))
@@ -48,6 +49,7 @@ def test_what_is_sealed_opens(suite: str, data: list[bytes]) -> None:
 
 
 @pytest.mark.parametrize("suite", SUITES)
+@settings(max_examples=30)
 @given(data=st.data())
 def test_a_changed_octet_never_passes(suite: str, data: st.DataObject) -> None:
     octets = bytearray(seal(message(Payload(43, b"some data")), keys(suite), True))
@@ -66,6 +68,7 @@ def test_octets_never_do_more_than_a_named_error(octets: bytes) -> None:
 
 
 @pytest.mark.parametrize("suite", SUITES)
+@settings(max_examples=25)
 @given(size=st.integers(1, 2000), limit=st.integers(130, 600), data=st.data())
 def test_fragments_in_any_order_and_twice(suite: str, size: int, limit: int, data: st.DataObject) -> None:
     sent = message(Payload(43, bytes(size)), Payload(41, b"end"))
