@@ -25,7 +25,6 @@ from lab.nodes.network import Network
 from lab.peers.peer import IKEV2, Connection
 from lab.peers.peer import Endpoint as PeerEnd
 from lab.peers.strongswan import StrongSwan
-from lab.probe import require
 from lab.wait import wait_until
 
 LEFT, NAT, RIGHT = "10.1.0.2", "203.0.113.1", "203.0.113.2"
@@ -33,13 +32,8 @@ INNER_LEFT, INNER_RIGHT = "10.10.0.1", "10.20.0.1"
 CONNECTION = Connection(version=IKEV2)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _needs_charon() -> None:
-    require("root", "netns", "pidns", *StrongSwan.needs(CONNECTION))
-
-
 @pytest.fixture
-def network(tmp_path: Path) -> Iterator[Network]:
+def network(needs_charon: None, tmp_path: Path) -> Iterator[Network]:
     with Network.build(topology_file.load("one_nat"), tmp_path) as made:
         yield made
 

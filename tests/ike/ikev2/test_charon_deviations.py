@@ -26,7 +26,6 @@ from lab.nodes.network import Network
 from lab.peers.peer import IKEV2, Connection
 from lab.peers.peer import Endpoint as PeerEnd
 from lab.peers.strongswan import StrongSwan
-from lab.probe import require
 from lab.wait import wait_until
 
 LEFT, NAT, RIGHT = "10.1.0.2", "203.0.113.1", "203.0.113.2"
@@ -43,8 +42,7 @@ Live = tuple[Network, StrongSwan]
 
 
 @pytest.fixture(scope="module")
-def live() -> Iterator[Live]:
-    require("root", "netns", "pidns", *StrongSwan.needs(CONNECTION))
+def live(needs_charon: None) -> Iterator[Live]:
     with (
         TemporaryDirectory(prefix="ike") as scratch,
         Network.build(topology_file.load("one_nat"), Path(scratch)) as network,

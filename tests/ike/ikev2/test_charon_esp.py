@@ -22,7 +22,6 @@ from lab.nodes.network import Network
 from lab.peers.peer import IKEV2, Connection
 from lab.peers.peer import Endpoint as PeerEnd
 from lab.peers.strongswan import StrongSwan
-from lab.probe import require
 from lab.wait import wait_until
 
 LEFT, NAT, RIGHT = "10.1.0.2", "203.0.113.1", "203.0.113.2"
@@ -30,8 +29,7 @@ INNER_LEFT, INNER_RIGHT = "10.10.0.1", "10.20.0.1"
 
 
 @pytest.fixture
-def network(tmp_path: Path) -> Iterator[Network]:
-    require("root", "netns", "pidns", *StrongSwan.needs(Connection(version=IKEV2)))
+def network(needs_charon: None, tmp_path: Path) -> Iterator[Network]:
     with Network.build(topology_file.load("one_nat"), tmp_path) as made:
         yield made
 
