@@ -146,7 +146,7 @@ def end(start: Start, wire: Any, tmp_path: Path) -> Iterator[Callable[..., End]]
             client.socket.close()
 
 
-PING = "ping -c 2 -i 0.01 -W 5 10.20.0.1"
+PING = "ping -c 1 -W 10 10.20.0.1"
 
 
 @pytest.mark.parametrize("dialect", list(Dialect), ids=lambda dialect: dialect.value)
@@ -154,11 +154,11 @@ def test_a_tunnel_keyed_by_messages(end: Callable[..., End], dialect: Dialect) -
     left, right = end("left", dialect), end("right", dialect)
     for one in (left, right):
         one.install((4500, 4500))
-    assert " 2 received" in left.where.run(PING)
-    assert left.nattd.counters() == {"NattOutEncapsulated": 2, "NattInDecapsulated": 2}
+    assert " 1 received" in left.where.run(PING)
+    assert left.nattd.counters() == {"NattOutEncapsulated": 1, "NattInDecapsulated": 1}
     told = left.keyd.ask(Message(MessageType.DUMP)).find(Ext.LIFETIME_CURRENT, Limits)
     assert told is not None
-    assert (told.octets, told.allocations) == (168, 2)
+    assert (told.octets, told.allocations) == (84, 1)
     assert "10.20.0.1 dev natt0" in left.where.run("ip route show table all")
     left.keyd.ask(Message(MessageType.X_SPDFLUSH))
     assert "10.20.0.1 dev natt0" not in left.where.run("ip route show table all")
@@ -173,7 +173,7 @@ def test_bare_esp_keyed_by_messages(end: Callable[..., End]) -> None:
     left, right = end("left"), end("right")
     for one in (left, right):
         one.install(None)
-    assert " 2 received" in left.where.run(PING)
+    assert " 1 received" in left.where.run(PING)
 
 
 def test_the_first_packet_asks_for_its_sa(end: Callable[..., End]) -> None:
@@ -185,7 +185,7 @@ def test_the_first_packet_asks_for_its_sa(end: Callable[..., End]) -> None:
     assert acquire.extensions[:2] == addresses(LEFT, RIGHT)
     for ends, ports in (((RIGHT, LEFT), (4500, 4500)), ((LEFT, RIGHT), (4500, 4500))):
         left.keyd.ask(sa(MessageType.ADD, *ends, ports))
-    assert " 2 received" in left.where.run(PING)
+    assert " 1 received" in left.where.run(PING)
 
 
 def test_a_key_manager_follows_a_rebinding(end: Callable[..., End]) -> None:
@@ -204,9 +204,9 @@ def test_a_key_manager_follows_a_rebinding(end: Callable[..., End]) -> None:
     )
     right.keyd.ask(sa(MessageType.UPDATE, LEFT, RIGHT, (4501, 4500)))
     right.keyd.ask(sa(MessageType.UPDATE, RIGHT, LEFT, (4500, 4501)))
-    assert " 2 received" in left.where.run(PING)
+    assert " 1 received" in left.where.run(PING)
     table = {entry["spi"]: entry for entry in right.nattd.client().ask(op="sas")["sas"]}
-    assert (table[SPIS[LEFT]]["seq"], table[SPIS[RIGHT]]["seq"]) == (3, 3)
+    assert (table[SPIS[LEFT]]["seq"], table[SPIS[RIGHT]]["seq"]) == (2, 2)
 
 
 def test_expire_is_told(end: Callable[..., End]) -> None:
