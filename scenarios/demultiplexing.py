@@ -75,13 +75,16 @@ def through_natt_and_kernel(
     )
 
 
-def send(cell: Cell, port: int, *datagrams: bytes) -> None:
-    """Send from PROBE_PORT of the left node to `port` of the right one, through whatever lies between."""
+def send(cell: Cell, port: int, *datagrams: bytes, to: str | None = None) -> None:
+    """Send from PROBE_PORT of the left node to `port` of the right one, through whatever lies between.
+
+    `to` is another address than the one the left end has for the right one.
+    """
     left = cell.endpoint("left")
     with left.node.socket(AF_INET6 if ":" in left.address else AF_INET) as sock:
         sock.bind((left.address, PROBE_PORT))
         for datagram in datagrams:
-            sock.sendto(datagram, (left.remote, port))
+            sock.sendto(datagram, (to or left.remote, port))
 
 
 def survives(cell: Cell, *datagrams: bytes, answered: bool = False, port: int = PEER_PORT) -> None:

@@ -243,7 +243,7 @@ def esp_ahead_of_its_sa_is_dropped(cell: Cell) -> None:
         assert came_before_now(cell, sink) == [b"late"]
     cell.ping(3)
     expect(cell.seen.on("wan").esp_in_udp.to(far.address)).sequence_numbers_count_from(1)
-    expect(cell.seen.on("wan").sent_by(far.address).before(cell.seen.on("wan").esp_in_udp[3])).none()
+    expect(cell.seen.on("wan").esp.sent_by(far.address).before(cell.seen.on("wan").esp_in_udp[3])).none()
 
 
 def _counts_down(events: int) -> Callable[[dict[str, Any]], bool]:
@@ -288,7 +288,7 @@ _FIELDS = ("udpencap.nat_keepalive", "udpencap.non_esp_marker", "esp.spi")
 
 
 def _without_a_minimum(datagram: bytes) -> str:
-    """What a datagram for the socket is to Wireshark, which takes four octets for ESP where Linux wants nine."""
+    """What a datagram for the socket is to Wireshark: four octets are ESP to it where Linux wants nine."""
     if datagram.startswith(NON_ESP_MARKER):
         return "socket"
     return "nothing" if len(datagram) < 4 else "esp"

@@ -13,6 +13,7 @@ from .config import parse_endpoint
 from .encapsulator import Encapsulator, endpoint_text
 from .keepalive import KeepaliveTimer
 from .listener import PathListener
+from .sockets import UdpEncapSocket
 from .tunnel import EventLoop
 from .wire import Encap
 
@@ -157,6 +158,7 @@ class _Connection:
             "sockets": self._sockets,
             "watch": self._watch,
             "set-encap": self._set_encap,
+            "close-socket": self._close_socket,
             "send": self._send_datagram,
             "keep-alive": self._keep_alive,
         }
@@ -191,16 +193,27 @@ class _Connection:
             watchers.append(self._send)
         return {"watching": True}
 
-    def _set_encap(self, request: dict[str, Any]) -> dict[str, Any]:
+    def _socket(self, request: dict[str, Any]) -> UdpEncapSocket:
         local = _endpoint(request, "socket")
         sock = self._encapsulator.sockets.get(local)
         if sock is None:
             raise ControlError(f"no socket {endpoint_text(local)}")
+        return sock
+
+    def _close_socket(self, request: dict[str, Any]) -> dict[str, Any]:
+        sock = self._socket(request)
+        self._encapsulator.remove_socket(sock)
+        self._loop.unregister(sock)
+        sock.close()
+        return {"closed": endpoint_text(sock.endpoint)}
+
+    def _set_encap(self, request: dict[str, Any]) -> dict[str, Any]:
+        sock = self._socket(request)
         word = _text(request, "encap")
         if word not in _ENCAPS:
             raise ControlError(f"encap: {word!r} is none of {', '.join(_ENCAPS)}")
         sock.set_encap(_ENCAPS[word])
-        return {"socket": endpoint_text(local), "encap": word}
+        return {"socket": endpoint_text(sock.endpoint), "encap": word}
 
     def _send_datagram(self, request: dict[str, Any]) -> dict[str, Any]:
         local, destination = _endpoint(request, "socket"), _endpoint(request, "destination")

@@ -68,6 +68,10 @@ class Encapsulator:
         """Serve a UDP socket."""
         self.sockets[sock.endpoint] = sock
 
+    def remove_socket(self, sock: UdpEncapSocket) -> None:
+        """Serve a UDP socket no more; SAs stay, and what they send from there is refused."""
+        del self.sockets[sock.endpoint]
+
     def open_raw(self, address: str) -> RawEspSocket:
         """Serve bare ESP to a local address; the same socket when asked again."""
         if address not in self.raw:

@@ -149,6 +149,25 @@ def test_demultiplexing_on_a_live_socket(wire: Wire, start: Start, right_config:
         assert peer.recvfrom(100) == (ike, (RIGHT, 4500))
 
 
+def test_a_closed_socket_leaves_its_associations(
+    wire: Wire, start: Start, left_config: Config, right_config: Config
+) -> None:
+    start(wire[0], "left", left_config())
+    right = start(wire[1], "right", right_config())
+    control, name = right.client(), f"{RIGHT}:4500"
+    assert control.ask(op="close-socket", socket=name) == {"closed": name}
+    assert control.ask(op="close-socket", socket=name) == {"error": f"no socket {name}"}
+    assert len(control.ask(op="sas")["sas"]) == 2
+    assert " 0 received" in wire[1].run("ping -c 1 -W 1 -w 1 10.10.0.1", check=False)
+    assert right.counters() == {"NattOutEncapsulated": 1, "NattOutSocketError": 1}
+    with wire[0].socket(LEFT, 0) as stranger:
+        stranger.connect((RIGHT, 4500))
+        stranger.settimeout(5)
+        stranger.send(b"\1" * 40)
+        with pytest.raises(ConnectionRefusedError):
+            stranger.recv(1)
+
+
 def test_a_new_mapping_is_told_and_followed(
     wire: Wire, start: Start, left_config: Config, right_config: Config
 ) -> None:
