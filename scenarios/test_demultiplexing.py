@@ -101,18 +101,17 @@ def reserved_spis_are_unknown(cell: Cell) -> None:
         assert outcome.counted == {"XfrmInNoStates": len(datagrams), "NattInToSocket": 1}
 
 
-@scenario("DMX-13", **DEMUX, esp=SUITE)
+@scenario("DMX-13", **DEMUX)
 def broken_esp_of_a_known_spi_is_dropped(cell: Cell) -> None:
-    cell.start("right")
-    if cell.spec.right != "natt":
+    if cell.version != MANUAL:
         # Not with an ICV and no ciphertext before it: that one length kills kernel-libipsec of 5.9.8, see
         # tests/peers/test_strongswan.py.
-        cell.start("left")
-        cell.connect()
+        cell.up()
         suite, header = cell.connection.suites[0], struct.pack("!II", cell.right.inbound_spi(), 1)
-        lengths = set(range(48)) - ({suite.iv + suite.icv} if cell.right.userland_esp else set())
-        survives(cell, *(header + bytes(octets) for octets in sorted(lengths)))
+        deadly = {suite.iv + suite.icv} if getattr(cell.right, "userland_esp", False) else set()
+        survives(cell, *(header + bytes(octets) for octets in range(48) if octets not in deadly))
         return
+    cell.start("right", esp=SUITE)
     whole = esp_by_hand(cell, 9, bytes(20))
     trailers = (b"\0\0" + bytes((0, IP_IN_IP)) + b"\0", bytes((255, IP_IN_IP)), bytes((9, 9, 2, IP_IN_IP)))
     broken = [
@@ -190,6 +189,9 @@ def leading_zeros_go_to_the_socket_with_and_without_an_sa(cell: Cell) -> None:
     assert cell.right.sas() == []
     agree(cell, *datagrams, delivered=True)
     cell.restart("right", child=True)
+    if cell.version != MANUAL:
+        cell.start("left")
+        cell.connect()
     assert len(cell.right.sas()) == 2
     marked_spi = bytes(4) + struct.pack("!I", cell.right.inbound_spi()) + bytes(32)
     agree(cell, *datagrams, marked_spi, delivered=True)

@@ -16,7 +16,7 @@ from lab.ike import keys
 from lab.ike.action import Event
 from lab.ike.association import Selector
 from lab.ike.crypto import NO_INTEGRITY, Encryption
-from lab.ike.errors import ConfigurationError
+from lab.ike.errors import ConfigurationError, CryptoError
 from lab.ike.ikev1 import config as v1
 from lab.ike.ikev1 import suites as v1_suites
 from lab.ike.ikev1.payloads import Identity as V1Identity
@@ -72,7 +72,7 @@ class ScriptedNatt(Natt):
             _v2_suite(connection.suites[0]) if connection.version == IKEV2 else _v1_suite(
                 connection.suites[0]
             )
-        except ConfigurationError as error:
+        except (ConfigurationError, CryptoError) as error:
             raise UnsupportedError(cls.name, str(error)) from error
 
     def _make_machine(self) -> Ikev1Peer | Ikev2Peer:

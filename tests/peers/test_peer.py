@@ -6,6 +6,7 @@ import pytest
 
 from lab.peers.natt import Natt
 from lab.peers.peer import Connection, OuterHeader, UnsupportedError
+from lab.peers.scripted import ScriptedNatt
 from lab.peers.strongswan import StrongSwan
 
 
@@ -44,3 +45,9 @@ def test_what_a_peer_does_not_declare_is_unsupported(values: dict[str, Any], mes
     with pytest.raises(UnsupportedError, match=message):
         StrongSwan.check(Connection("ikev2", **values))
     Natt.check(Connection("manual", **values))
+
+
+def test_a_suite_without_a_number_in_ike_is_unsupported() -> None:
+    for version in ("ikev1-main", "ikev2"):
+        with pytest.raises(UnsupportedError, match="natt: .*no cipher 'null'"):
+            ScriptedNatt.check(Connection(version, esp="null-hmac-sha1"))
