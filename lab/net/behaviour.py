@@ -40,7 +40,10 @@ class Ports(Enum):
     RANDOM = "random"
     """any from 1024 up, never the inside port"""
     SEEDED = "seeded"
-    """a hash of the flow and `seed`: the same after every reboot"""
+    """a hash of the flow and `seed`: the same after every reboot
+
+    One of 1024 ports: of two insiders with the same hash the second does not reach the same peer.
+    """
 
 
 class Nat66(Enum):
@@ -192,6 +195,20 @@ PRESETS: dict[str, Behaviour] = {
     "passthrough_500": Behaviour(passthrough=(500,), drop_esp=False),
     "no_fragments": Behaviour(drop_fragments=True),
 }
-"""Kinds of NAT by name: home is what Linux routers do, cgnat follows RFC 6888, static_one_to_one also names
+"""Common NATs by name: home is what Linux routers do, cgnat follows RFC 6888, static_one_to_one also names
 its insider as `one_to_one`, passthrough_500 is the IPsec passthrough of old home routers (RFC 3715 §2.3).
 """
+
+
+def kind(name: str) -> Behaviour:
+    """The behaviour of a preset ("symmetric"), or of a mapping and a filtering ("ADM-EIF"), by name.
+
+    Raises ValueError that lists what there is.
+    """
+    if name in PRESETS:
+        return PRESETS[name]
+    mapping, _, filtering = name.partition("-")
+    if mapping in Mapping.__members__ and filtering in Filtering.__members__:
+        ports = Ports.PRESERVE if mapping == "EIM" else Ports.RANDOM
+        return Behaviour(mapping=Mapping[mapping], filtering=Filtering[filtering], ports=ports)
+    raise ValueError(f"no kind of NAT {name!r}: use {', '.join(PRESETS)}, or a pair like ADM-EIF")

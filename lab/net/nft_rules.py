@@ -11,7 +11,7 @@ from collections.abc import Collection
 from lab.net.behaviour import Block, Filtering, Mapping, Ports
 from lab.net.model import Family
 from lab.net.nat import NatConfig
-from lab.net.rules import PROTOCOLS
+from lab.net.rules import HAIRPIN_MARK, PROTOCOLS
 
 TABLE = "lab_nat"
 BLOCK_TABLE = "lab_block"
@@ -167,10 +167,13 @@ def _leave(nat: NatConfig, ip: str) -> list[str]:
         if nat.mapping is Mapping.APDM:
             key += f" . {protocol} dport"
         kept = f"udp sport != {{ {', '.join(map(str, nat.passthrough))} }} " if nat.passthrough else ""
-        matches = f'oifname "{nat.outside}" meta l4proto {protocol} {kept if protocol == "udp" else ""}'
-        rules.append(
-            f"{matches}masquerade to :jhash {key} mod {count} seed {nat.seed:#x} map {{ {choices} }}"
-        )
+        port = f"jhash {key} mod {count} seed {nat.seed:#x} map {{ {choices} }}"
+        udp_only = kept if protocol == "udp" else ""
+        rules.append(f'oifname "{nat.outside}" meta l4proto {protocol} {udp_only}masquerade to :{port}')
+        if nat.hairpin:
+            inside = ", ".join(f'"{link}"' for link in nat.inside)
+            turning = f"oifname {{ {inside} }} meta mark {HAIRPIN_MARK} meta l4proto {protocol}"
+            rules.append(f"{turning} snat to {nat.address(4 if ip == 'ip' else 6)}:{port}")
     return [_chain("leave", "type nat hook postrouting priority srcnat - 1", rules)]
 
 

@@ -253,6 +253,11 @@ def spares(topology: Graph, link: str, family: Family, count: int) -> list[Addre
     return [address for number in candidates if (address := make(number)) not in taken][:count]
 
 
+def is_inside(topology: Graph, name: str, node: str) -> bool:
+    """Whether the NAT `name` reaches `node` through one of its inside links."""
+    return any(node in _inside(topology, name, family) for family in topology.families)
+
+
 def _inside(topology: Graph, name: str, family: Family) -> set[str]:
     """The nodes that the NAT `name` reaches through its inside links."""
     nat = topology.node(name).nat

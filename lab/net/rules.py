@@ -5,6 +5,8 @@ They translate; what iptables cannot express is in lab.net.nft_rules.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from lab.net.behaviour import Filtering, Mapping, PortRange, Ports
 from lab.net.model import Address, Family
 from lab.net.nat import NatConfig, StaticMapping
@@ -74,40 +76,53 @@ def _prerouting(nat: NatConfig, family: Family) -> list[str]:
 
 
 def _postrouting(nat: NatConfig, family: Family) -> list[str]:
-    outside = nat.outside
-    rules = []
-    if nat.hairpin:
-        # The kernel reuses the source's mapping, if it has one, for an SNAT that names no port.
-        target = f"-m mark --mark {HAIRPIN_MARK} -j SNAT --to-source {nat.address(family)}"
-        rules += [f"-A POSTROUTING -o {link} {target}" for link in nat.inside]
-    rules += [
-        f"-A POSTROUTING -o {outside} -p udp --sport {port} -j MASQUERADE --to-ports {port}"
-        for port in nat.passthrough
-    ]
+    outside = f"-A POSTROUTING -o {nat.outside}"
+    rules = [f"{outside} -p udp --sport {port} -j MASQUERADE --to-ports {port}" for port in nat.passthrough]
     # The hash of nft runs first and leaves nothing of UDP and TCP to these.
-    if nat.ports is not Ports.SEEDED:
+    choices = _choices(nat, family) if nat.ports is not Ports.SEEDED else []
+    for protocol in PROTOCOLS:
+        for choice in choices:
+            ports = f" --to-ports {choice.ports}"
+            rules.append(f"{outside} -p {protocol} {choice.match}-j MASQUERADE{ports}{choice.how}")
+    rules.append(f"{outside} -j MASQUERADE")
+    return (_hairpins(nat, family, choices) if nat.hairpin else []) + rules
+
+
+def _hairpins(nat: NatConfig, family: Family, choices: list[_Choice]) -> list[str]:
+    """Sources that turn back get the outside address, and their own mapping where the kernel finds one."""
+    address = nat.address(family)
+    rules = []
+    for link in nat.inside:
+        turning = f"-A POSTROUTING -o {link} -m mark --mark {HAIRPIN_MARK}"
         for protocol in PROTOCOLS:
-            rules += [f"-A POSTROUTING -o {outside} -p {protocol} {how}" for how in _choices(nat, family)]
-    return [*rules, f"-A POSTROUTING -o {outside} -j MASQUERADE"]
+            for choice in choices:
+                to = f"-j SNAT --to-source {_with_port(address, choice.ports)}{choice.how}"
+                rules.append(f"{turning} -p {protocol} {choice.match}{to}")
+        rules.append(f"{turning} -j SNAT --to-source {address}")
+    return rules
 
 
-def _choices(nat: NatConfig, family: Family) -> list[str]:
-    """How UDP and TCP get their outside ports: matches and targets, the first that fits decides."""
-    target = "-j MASQUERADE"
+class _Choice(NamedTuple):
+    match: str
+    ports: PortRange
+    how: str = ""
+
+
+def _choices(nat: NatConfig, family: Family) -> list[_Choice]:
+    """How UDP and TCP get their outside ports; the first that matches decides, none preserves."""
     if nat.mapping is Mapping.APDM:
-        return [f"{target} --to-ports {nat.range} --random-fully"]
+        return [_Choice("", nat.range, " --random-fully")]
     if nat.mapping is Mapping.ADM:
         named = nat.by_destination(family)
         last = nat.range.split(len(named) + 1)[-1]
-        rules = [f"-d {address} {target} --to-ports {ports}" for address, ports in named.items()]
-        return [*rules, f"{target} --to-ports {last}"]
+        return [*(_Choice(f"-d {address} ", ports) for address, ports in named.items()), _Choice("", last)]
     if isinstance(nat.ports, PortRange):
-        return [f"{target} --to-ports {nat.ports}"]
+        return [_Choice("", nat.ports)]
     if nat.ports is Ports.RANDOM:
         # A port within the range would be kept, so low ports are drawn from above and high ones from below.
         return [
-            f"--sport 0:33791 {target} --to-ports 33792-65535",
-            f"--sport 33792:65535 {target} --to-ports 1024-33791",
+            _Choice("--sport 0:33791 ", PortRange(33792, 65535)),
+            _Choice("--sport 33792:65535 ", PortRange(1024, 33791)),
         ]
     return []
 
@@ -121,7 +136,7 @@ def nat66_rules(nat: NatConfig) -> str:
     return nat_rules(nat, 6)
 
 
-def _with_port(address: Address, port: int) -> str:
+def _with_port(address: Address, port: int | PortRange) -> str:
     return f"{address}:{port}" if address.version == 4 else f"[{address}]:{port}"
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 
 from lab.net import paths
+from lab.net.behaviour import BEHAVIOUR, kind
 from lab.net.checks import problems
-from lab.net.model import Address, Family, Graph, PrefixedAddress, TopologyError, of_family
+from lab.net.model import Address, Family, Graph, Node, PrefixedAddress, TopologyError, of_family
 from lab.net.nat import NatConfig
 
 
@@ -46,6 +47,42 @@ class Topology(Graph):
             self.node(name)
         changed = tuple(replace(n, inner_on_lo=False) if n.name in nodes else n for n in self.nodes)
         return replace(self, nodes=changed)
+
+    def behaving(self, kinds: Sequence[str]) -> Topology:
+        """The same links and forwards with NATs of these `kinds` (see lab.net.behaviour.kind).
+
+        Of the old NATs nat66, hairpin and isolate stay, which are a part of what the topology is.
+
+        One kind is for all NATs, else there is one for each in the order of the file. A NAT that is one to
+        one gets the only peer of its inside as insider. Raises TopologyError.
+        """
+        if len(kinds) not in (1, len(self.nats)):
+            text = f"{self.name} has {len(self.nats)} NATs, not {len(kinds)}: name one kind, or one for each"
+            raise TopologyError(text)
+        changed = dict(zip(self.nats, kinds if len(kinds) > 1 else [*kinds] * len(self.nats), strict=True))
+        nodes = [self._behaving(n, changed[n.name]) if n.name in changed else n for n in self.nodes]
+        return replace(self, nodes=tuple(nodes))
+
+    def _behaving(self, node: Node, name: str) -> Node:
+        assert node.nat is not None
+        try:
+            behaviour = kind(name)
+        except ValueError as error:
+            raise TopologyError(str(error)) from None
+        behaviour = replace(
+            behaviour,
+            nat66=node.nat.nat66,
+            isolate=node.nat.isolate,
+            hairpin=behaviour.hairpin or node.nat.hairpin,
+        )
+        insider = None
+        if name == "static_one_to_one":
+            inside = [peer for peer in self.peers if paths.is_inside(self, node.name, peer)]
+            if len(inside) != 1:
+                raise TopologyError(f"nat {node.name} has {len(inside)} peers inside, {name} serves one")
+            insider = inside[0]
+        fields = {key: getattr(behaviour, key) for key in BEHAVIOUR}
+        return replace(node, nat=replace(node.nat, one_to_one=insider, **fields))
 
     def address(self, node: str, family: Family | None = None) -> Address:
         """The address of `node`'s own interface towards the other peer; for a NAT its outside address.

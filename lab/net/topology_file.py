@@ -19,6 +19,7 @@ below it for the number: `lan<2-8>: {left<>: 10.1.<>.2/24, nat: 10.1.<>.1/24}`.
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from ipaddress import ip_address, ip_interface, ip_network
 from pathlib import Path
 
@@ -55,8 +56,13 @@ def names(directory: Path = DIRECTORY) -> tuple[str, ...]:
 def load(name: str | Path, directory: Path = DIRECTORY) -> Topology:
     """Read a topology by name ("one_nat") or by path (ending in .yaml). Raises TopologyError.
 
-    A name may end in a number that says how often to repeat: "clients-50" is clients with 50 of them.
+    A name may end in a number that says how often to repeat: "clients-50" is clients with 50 of them. After
+    an @ come kinds of NAT that replace those of the file, one for all or one for each: "one_nat@symmetric",
+    "both_behind_nat@ADM-EIF,cgnat" (see Topology.behaving).
     """
+    plain, at, kinds = str(name).partition("@")
+    if at and not plain.endswith(".yaml"):
+        return replace(load(plain, directory).behaving(kinds.split(",")), name=str(name))
     file = Path(name) if str(name).endswith(".yaml") else directory / f"{name}.yaml"
     last = None
     counted = re.fullmatch(r"(\w+)-(\d+)", str(name))

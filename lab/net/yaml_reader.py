@@ -32,7 +32,7 @@ class YamlReader:
     def expand(self, root: yaml.Node, within: tuple[yaml.Node, ...] = (), name: str = "it") -> None:
         """Repeat what has `<a-b>` in its key, or as an item of a list, for each number; `<>` stands for it.
 
-        Changes `root`, called `name` and lying `within` others, in place; `last`, if it is not None, replaces every b.
+        Changes `root`, called `name` and lying `within` others, in place. `last`, if any, replaces every b.
         """
         if any(root is outer for outer in within):
             self.fail(root, f"{name} holds itself: write it out")

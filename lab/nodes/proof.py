@@ -5,37 +5,23 @@ from __future__ import annotations
 import os
 import socket
 import struct
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 from lab.net import paths
 from lab.net.behaviour import PortRange, Ports
 from lab.net.errors import NetworkError
-from lab.net.model import Family, TopologyError, listed
-from lab.nodes.classify import NoAnswerError, Observed, classify_tcp, classify_udp
+from lab.net.model import Family, TopologyError
+from lab.nodes.broken import BrokenLabError as BrokenLabError
+from lab.nodes.broken import one_cpu as one_cpu
+from lab.nodes.nat_proof import prove_nat as prove_nat
 from lab.nodes.network import Network
-from lab.nodes.vantage import AF, vantage
+from lab.nodes.vantage import AF
 
 IKE_PORTS = (500, 4500)
 ESP = 50
 TCP_OCTETS = 16384
 FEW = 4
 Address = tuple[str, int]
-
-
-class BrokenLabError(Exception):
-    """The network does not behave as its topology says.
-
-    `nats` names the NATs on the way; the text also holds their rules and connections.
-    """
-
-    def __init__(self, network: Network, expected: str, seen: str, nats: tuple[str, ...]) -> None:
-        self.expected = expected
-        self.seen = seen
-        self.nats = nats
-        details = "".join(f"\n{network.nat(name).describe()}" for name in nats)
-        super().__init__(f"broken lab {network.topology.name}: expected {expected}; seen {seen}{details}")
 
 
 def prove(network: Network, deadline: float = 2.0) -> None:
@@ -62,33 +48,6 @@ def prove(network: Network, deadline: float = 2.0) -> None:
                 if nat.config.translates(family) and not nat.config.is_plain:
                     prove_nat(network, nat.name, family, deadline)
     _forget(network)
-
-
-def prove_nat(
-    network: Network, name: str, family: Family = 4, deadline: float = 2.0
-) -> tuple[Observed, Observed]:
-    """Classify NAT `name` by UDP and by TCP. Raises BrokenLabError if it is not as declared.
-
-    Ports drawn at random may be equal by chance, so a contradiction must show twice. The NAT forgets.
-    """
-    config = network.nat(name).config
-    expected = f"nat {name} to be {config.mapping.value}/{config.filtering.value}"
-    found = []
-    with vantage(network, name, family) as place, one_cpu():
-        for classify in (classify_udp, classify_tcp):
-            try:
-                observed = classify(place, deadline)
-                if observed.contradictions(config):
-                    observed = classify(place, deadline)
-            except NoAnswerError as error:
-                raise BrokenLabError(network, expected, str(error), (name,)) from error
-            wanted = observed.contradictions(config)
-            if wanted:
-                what = f"{expected}, {observed.protocol} {listed(wanted)}"
-                raise BrokenLabError(network, what, str(observed), (name,))
-            found.append(observed)
-    network.nat(name).forget()
-    return found[0], found[1]
 
 
 @dataclass(frozen=True)
@@ -165,18 +124,6 @@ def _worth_proving(network: Network, source: str, target: str, family: Family) -
 def _forget(network: Network) -> None:
     for nat in network.nats:
         nat.forget()
-
-
-@contextmanager
-def one_cpu() -> Iterator[None]:
-    """Keep the calling thread on one CPU for the block."""
-    # Packets queued on one CPU keep their order, so a later arrival proves that an earlier one was dropped.
-    allowed = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {min(allowed)})
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, allowed)
 
 
 def _prove_pair(way: _Way, deadline: float) -> None:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from lab.net import conntrack
-from lab.net.behaviour import UNPRIVILEGED, Block, PortRange, Ports
+from lab.net.behaviour import UNPRIVILEGED, Block, PortRange, Ports, Timeouts
 from lab.net.builder import await_addresses, write_sysctl
 from lab.net.errors import NetworkError
 from lab.net.model import Address, Family
@@ -75,18 +75,17 @@ class RunningNat:
 
     def _become(self, config: NatConfig) -> None:
         """Load what differs in the rules of `config`."""
-        loads = []
-        wanted = {family: make(config) for family, make in self._generators.items()}
         beyond = nft_rules(config)
-        loads += [
-            self._restore(text, family)
-            for family, text in wanted.items()
-            if text != self._generators[family](self.config)
-        ]
+        changed = {
+            family: text
+            for family, make in self._generators.items()
+            if (text := make(config)) != make(self.config)
+        }
+        loads = [self._restore(text, family) for family, text in changed.items()]
         if beyond != self.nft_rules:
             loads.append(nft(self._namespace, beyond or unlearn_rules(config)))
         finish(loads)
-        self.config, self.rules_of, self.nft_rules = config, self.rules_of | wanted, beyond
+        self.config, self.rules_of, self.nft_rules = config, self.rules_of | changed, beyond
 
     def conntrack(self) -> list[conntrack.Connection]:
         """The connections it knows."""
@@ -189,8 +188,8 @@ class RunningNat:
         """Shorten the timers of UDP: mappings that stay idle for `seconds` lapse, the present ones too."""
         timeouts = replace(self.config.timeouts, udp=seconds, udp_stream=seconds)
         with self._namespace.entered():
-            for path, value in timeouts.sysctls():
-                write_sysctl(self.name, path, value)
+            for name in ("udp", "udp_stream"):
+                write_sysctl(self.name, f"net/netfilter/{Timeouts.SYSCTLS[name]}", str(seconds))
         self._become(replace(self.config, timeouts=timeouts))
         conntrack.shorten(self._namespace, seconds)
 

@@ -249,7 +249,7 @@ def test_equal_subnets_of_ipv6_need_nats_that_translate_it():
         ("title: x\nnodes: {a: {kind: peer}}\nlinks: {}\n", "case.yaml:3: no links"),
         ("title: x\nnodes: [a]\nlinks: {}\n", "case.yaml:2: nodes must be a mapping"),
         ("title: x\n\0", "case.yaml:1: not YAML"),
-        ("title: x\nnodes: &all {a: *all}\nlinks: {}\n", "case.yaml:2: nodes holds itself"),
+        ("title: x\nnodes: &all {a: *all}\nlinks: {}\n", "case.yaml:2: a holds itself: write it out"),
     ],
 )
 def test_files_that_are_no_topology(text: str, message: str):
@@ -312,6 +312,50 @@ def test_counts_that_make_no_topology(name: str, message: str):
     with pytest.raises(TopologyError) as caught:
         topology_file.load(name)
     assert message in str(caught.value)
+
+
+def test_kinds_of_nat_in_a_name_replace_those_of_the_file():
+    def kinds(name: str):
+        topology = topology_file.load(name)
+        configs = [topology.nat_config(nat) for nat in topology.nats]
+        return [(config.mapping, config.filtering, len(config.mappings)) for config in configs]
+
+    assert topology_file.load("one_nat@symmetric").name == "one_nat@symmetric"
+    assert kinds("one_nat@symmetric") == [(Mapping.APDM, Filtering.APDF, 0)]
+    assert kinds("both_behind_nat@full_cone") == [
+        (Mapping.EIM, Filtering.EIF, 0),
+        (Mapping.EIM, Filtering.EIF, 2),
+    ]
+    assert kinds("both_behind_nat@ADM-ADF,APDM-EIF") == [
+        (Mapping.ADM, Filtering.ADF, 0),
+        (Mapping.APDM, Filtering.EIF, 2),
+    ]
+    assert topology_file.load("clients-3@cgnat").nats == ("nat",)
+    hairpin = topology_file.load("hairpin@symmetric").nat_config("nat")
+    assert (hairpin.hairpin, hairpin.isolate) == (True, True), "what makes the topology stays"
+    assert topology_file.load("one_nat66@symmetric").nat_config("nat").translates(6)
+    one_to_one = topology_file.load("responder_behind_nat@static_one_to_one")
+    assert [str(address) for address in one_to_one.nat_config("nat").one_to_one] == ["10.2.0.2"]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("one_nat@hotel", "no kind of NAT 'hotel': use home, .*, or a pair like ADM-EIF"),
+        ("one_nat@EIM-", "no kind of NAT 'EIM-'"),
+        (
+            "both_behind_nat@home,home,home",
+            "both_behind_nat has 2 NATs, not 3: name one kind, or one for each",
+        ),
+        ("direct@home,cgnat", "direct has 0 NATs, not 2"),
+        ("two_clients@static_one_to_one", "nat nat has 2 peers inside, static_one_to_one serves one"),
+        ("one_nat66@full_cone", "only filters by APDF"),
+        ("nothing@home", "no topology 'nothing'"),
+    ],
+)
+def test_kinds_of_nat_that_do_not_fit(name: str, message: str):
+    with pytest.raises(TopologyError, match=message):
+        topology_file.load(name)
 
 
 def test_load_by_path_and_errors_with_the_path(tmp_path: Path):

@@ -80,6 +80,17 @@ def test_a_broken_rule_is_a_broken_lab_with_expected_seen_and_rules(
         assert f"broken lab {topology.name}: expected " in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["both_behind_nat@symmetric,cgnat", "responder_behind_nat@static_one_to_one", "nested@APDM-ADF,ADM-EIF",
+     "one_nat66@symmetric", "small_mtu@full_cone", "two_clients@cgnat", "equal_clients@home,EIM-ADF,symmetric",
+     "hairpin@cgnat"],
+)  # fmt: skip
+def test_other_nats_in_a_topology_prove_themselves(name: str, tmp_path: Path):
+    with Network.build(topology_file.load(name), tmp_path) as network:
+        prove(network)
+
+
 def test_fifty_clients_prove_themselves(tmp_path: Path):
     with Network.build(topology_file.load("clients-50"), tmp_path) as network:
         prove(network)

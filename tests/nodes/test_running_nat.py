@@ -299,6 +299,18 @@ def test_packets_from_outside_keep_a_mapping_alive_only_where_they_refresh(refre
         assert ends.answered(ends.send()), "a packet from inside opens it again"
 
 
+def test_a_verb_keeps_rules_that_were_loaded_by_hand(tmp_path: Path):
+    with build(tmp_path) as network:
+        nat = network.nat("nat")
+        by_hand = nat.rules.replace("-A FORWARD -p esp -j DROP", "-A FORWARD -p sctp -j DROP")
+        nat.load(by_hand)
+        nat.expire(1)
+        nat.expire(30)
+        with network.nodes["nat"].entered():
+            assert Path("/proc/sys/net/netfilter/nf_conntrack_udp_timeout").read_text() == "30\n"
+        assert nat.rules == by_hand
+
+
 def test_timeouts_are_those_of_the_nat_alone(tmp_path: Path):
     with build(tmp_path, "timeouts: {udp: 7, udp_stream: 8, tcp: 9, other: 10}") as network:
         with network.nodes["nat"].entered():
