@@ -18,10 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from lab.nodes.node import Program
+from lab.peers.key_socket import KeySocket
 from lab.peers.peer import (
     AUTO,
+    ESPINUDP,
     FORCE,
     IKE_PORT,
+    NON_IKE,
     OFF,
     OPTIONS,
     TRANSPORT,
@@ -39,6 +42,7 @@ from lab.peers.suite import ESP_SUITES
 CONTROL_DEADLINE = 5.0
 SPI_FROM = {"left": 0x4C000001, "right": 0x52000001}
 """SPI of the first SA whose packets come from that end, unless the connection names others."""
+_KEY_WORDS = {ESPINUDP: "esp-udp", NON_IKE: "esp-udp-nonike"}
 UNPRIVILEGED = ("setpriv", "--bounding-set=-all,+net_bind_service", "--inh-caps=-all")
 
 
@@ -122,6 +126,7 @@ class Natt(Peer):
         super().__init__(endpoint, connection)
         self._program: Program | None = None
         self._control: NattControl | None = None
+        self._key_socket: KeySocket | None = None
 
     @classmethod
     def needs(cls, connection: Connection) -> tuple[str, ...]:
@@ -148,10 +153,16 @@ class Natt(Peer):
         configuration = node.write_file("nattd.toml", self.configuration())
         argv = [sys.executable, "-m", "lab.natt.daemon", "--config", str(configuration)]
         argv += ["--control", str(self._control_path), "--export-keys", str(node.scratch)]
+        dialect = self.connection.pf_key
+        if dialect:
+            argv += ["--pfkey", str(self._key_path), "--pfkey-dialect", dialect]
         if not self.connection.privileged:
             argv[:0] = UNPRIVILEGED
         self._program = start_ready(node, argv, "nattd", os.environ)
         self._control = NattControl(self._control_path)
+        if dialect:
+            self._key_socket = KeySocket(self._key_path, dialect)
+            self._key_socket.load(self.key_statements() if self.connection.child else "")
 
     @property
     def local(self) -> tuple[str, int]:
@@ -180,7 +191,7 @@ class Natt(Peer):
             tables.append(table("[[socket]]", address=address, port=IKE_PORT, encap="none", profile="linux"))
         if connection.child:
             tables += self._tunnel()
-            for number in range(len(connection.suites)):
+            for number in range(0 if connection.pf_key else len(connection.suites)):
                 tables += self._child(number)
             if self.is_encapsulated and connection.keepalive:
                 tables.append(
@@ -243,6 +254,55 @@ class Natt(Peer):
             ttl=outer.ttl,
             **(self._original_addresses() if direction == "in" else {}),
         )
+
+    def key_statements(self) -> str:
+        """The SAs and policies of this end for PF_KEY, as setkey(8) statements."""
+        lines = []
+        for number in range(len(self.connection.suites)):
+            lines += [self.key_statement("out", number), self.key_statement("in", number)]
+            end = self.endpoint.child(number)
+            mine, theirs = network(end.inner), network(end.remote_inner)
+            for way, networks, ends in (
+                ("out", f"{mine} {theirs}", f"{end.address}-{end.remote}"),
+                ("in", f"{theirs} {mine}", f"{end.remote}-{end.address}"),
+            ):
+                form = f"tunnel/{ends}" if self.connection.mode == TUNNEL else "transport/"
+                lines.append(f"spdadd {networks} any -P {way} ipsec esp/{form}/require ;")
+        return "\n".join(lines)
+
+    def key_statement(
+        self, direction: str, number: int = 0, *, spi: int = 0, remote_port: int = 0, options: str = ""
+    ) -> str:
+        """The ``add`` of one SA, ``in`` or ``out``; SPI and the other end's port are as configured or given.
+
+        `options` are further ones of setkey(8), for example ``-bs 1000``.
+        """
+        connection, suite = self.connection, self.connection.suites[number]
+        inbound, port = direction == "in", connection.encapsulated_port if self.is_encapsulated else 0
+        sender = self._other if inbound else self.endpoint.name
+        mine = _bracketed(self.endpoint.address, port)
+        theirs = _bracketed(self.endpoint.remote, remote_port or port)
+        words = ["add", theirs, mine] if inbound else ["add", mine, theirs]
+        words.append(_KEY_WORDS[connection.udp_encapsulation] if self.is_encapsulated else "esp")
+        if inbound and self.is_encapsulated and (original := self._original_addresses()):
+            words.append(original["oa_source"])
+        encryption, integrity = self.keys(sender, number)
+        words += [f"{spi or self._spi_from(sender, number):#x}", "-m", connection.mode]
+        words += ["-r", str(min(connection.replay_window, 255)), options, "-E", suite.encryption]
+        words += [f"0x{encryption.hex()}"] if encryption else []
+        words += ["-A", suite.integrity.rpartition("-")[0], f"0x{integrity.hex()}"] if integrity else []
+        return " ".join([*filter(None, words), ";"])
+
+    @property
+    def key_socket(self) -> KeySocket:
+        """The key manager's connection to the running nattd. PeerError if it was not asked for."""
+        if self._key_socket is None:
+            raise PeerError(f"natt on {self.endpoint.name} has no PF_KEY socket: give pf_key a dialect")
+        return self._key_socket
+
+    def new_key_socket(self) -> KeySocket:
+        """One more key manager's connection; close it."""
+        return KeySocket(self._key_path, self.connection.pf_key)
 
     def _original_addresses(self) -> dict[str, str]:
         """NAT-OA of what arrives: the addresses the other end computed its checksums with."""
@@ -333,6 +393,9 @@ class Natt(Peer):
         if self._control is not None:
             self._control.close()
             self._control = None
+        if self._key_socket is not None:
+            self._key_socket.close()
+            self._key_socket = None
         if self._program is not None:
             self._program.terminate()
 
@@ -354,6 +417,10 @@ class Natt(Peer):
         return [file for file in files if file.exists()]
 
     @property
+    def _key_path(self) -> Path:
+        return self.endpoint.node.scratch / "keys"
+
+    @property
     def _control_path(self) -> Path:
         return self.endpoint.node.scratch / "control"
 
@@ -369,6 +436,10 @@ def table(header: str, **values: Any) -> str:
 
 def _joined(address: str, port: int) -> str:
     return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+
+
+def _bracketed(address: str, port: int) -> str:
+    return f"{address}[{port}]" if port else address
 
 
 def network(address: str) -> str:

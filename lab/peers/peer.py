@@ -105,6 +105,9 @@ class Connection:
     """Listen at every address of the node, not at the own one alone."""
     dual_stack: bool = False
     """Listen at every address of both families by one IPv6 socket."""
+    pf_key: str = ""
+    """Manual SAs and policies come over PF_KEY in this dialect, ``linux``, ``netbsd`` or ``freebsd``; empty
+    for the peer's own configuration."""
     privileged: bool = True
     """False: the peer's program has no capability but that of binding low ports."""
     nat_t: tuple[str, ...] = ()
@@ -121,6 +124,7 @@ class Connection:
         _one_of("inner_family", self.inner_family, (4, 6))
         _one_of("udp_encapsulation", self.udp_encapsulation, (ESPINUDP, NON_IKE))
         _one_of("nat_oa", self.nat_oa, ("incremental", "recompute", "skip", "none"))
+        _one_of("pf_key", self.pf_key, ("", "linux", "netbsd", "freebsd"))
         _one_of("udp_checksum", self.udp_checksum, ("zero", "computed"))
         _one_of("outer.df", self.outer.df, ("copy", "set", "clear"))
         for name, value, least, most in (
@@ -170,6 +174,7 @@ OPTIONS = (
     "udp_checksum",
     "wildcard",
     "dual_stack",
+    "pf_key",
     "privileged",
     "nat_t",
     "deviations",
