@@ -213,7 +213,8 @@ class AssociationRequests:
     def _existing(self, spi: int, ends: Ends) -> SecurityAssociation:
         sa = self._state.find_sa(spi, ends)
         if sa is None:
-            raise PfKeyError(errno.ESRCH, f"no SA {spi:#010x} from {ends.source} to {ends.destination}")
+            code = errno.ENOENT if self._dialect is Dialect.NETBSD else errno.ESRCH
+            raise PfKeyError(code, f"no SA {spi:#010x} from {ends.source} to {ends.destination}")
         return sa
 
     def _remove(self, sa: SecurityAssociation) -> None:
