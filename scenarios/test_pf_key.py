@@ -1,0 +1,348 @@
+"""PF_KEY: what a key manager says of SAs behind NATs, and what it is told."""
+
+import struct
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from lab.capture.expect import expect
+from lab.cell import Cell
+from lab.peers.key_socket import KeyAnswer
+from lab.peers.peer import MANUAL, TRANSPORT
+from lab.scenario import scenario
+from scenarios.decapsulated import decapsulated, transport_checksum_fits
+from scenarios.inner import came_before_now, inner_sink, send_inner, send_packet
+
+PF_KEY: dict[str, Any] = {"versions": (MANUAL,), "esp": "aes-cbc-hmac-sha1", "pf_key": "linux"}
+DIALECTS = ("linux", "netbsd", "freebsd")
+SA, SOURCE, DESTINATION = 1, 5, 6
+NAT_T_TYPE, NAT_T_SPORT, NAT_T_DPORT, NAT_T_FRAG = 20, 21, 22, 25
+"""Extensions by number (RFC 2367 section 2.3, and what KAME and Linux added)."""
+HOST = "<" if sys.byteorder == "little" else ">"
+HEADER = 16
+
+
+def extensions(octets: bytes) -> dict[int, bytes]:
+    """The extensions of a message, whole, by number; lengths are 64-bit words (RFC 2367 section 2.2)."""
+    (words,) = struct.unpack_from(HOST + "H", octets, 4)
+    assert words * 8 == len(octets)
+    found = {}
+    at = HEADER
+    while at < len(octets):
+        length, number = struct.unpack_from(HOST + "HH", octets, at)
+        assert length > 0
+        assert number not in found
+        found[number] = octets[at : at + 8 * length]
+        at += 8 * length
+    assert at == len(octets)
+    return found
+
+
+def head(number: int, words: int = 1) -> bytes:
+    return struct.pack(HOST + "HH", words, number)
+
+
+def inbound(cell: Cell) -> dict[str, Any]:
+    """The one inbound SA of the right peer as nattd lists it."""
+    sa: dict[str, Any]
+    (sa,) = [sa for sa in cell.right.sas() if sa["direction"] == "in"]
+    return sa
+
+
+def rebind(cell: Cell) -> tuple[int, KeyAnswer]:
+    """Connect, let the NAT give the left peer another port; the port, and what the right end is told."""
+    cell.up()
+    cell.ping()
+    cell.right.key_socket.register()
+    cell.network.nat("nat").remap()
+    with inner_sink(cell) as sink:
+        assert came_before_now(cell, sink) == []
+    port = cell.seen.on("wan").esp_in_udp.to(cell.endpoint("right").address).last.sport
+    assert port is not None
+    assert port != 4500
+    return port, cell.right.key_socket.notice("X_NAT_T_NEW_MAPPING")
+
+
+def follow(cell: Cell, port: int) -> None:
+    """Move both SAs of the right peer to the other end's new port, as its key manager would."""
+    for direction in ("in", "out"):
+        moved = cell.right.key_statement(direction, remote_port=port)
+        assert cell.right.key_socket.say(moved, "UPDATE").error == ""
+
+
+@scenario("ENC-22", **PF_KEY)
+def sequence_goes_on_at_the_new_port(cell: Cell) -> None:
+    port, _ = rebind(cell)
+    cell.recorder.sync()
+    follow(cell, port)
+    cell.ping(2)
+    for sender in (cell.endpoint("left").address, cell.endpoint("right").address):
+        near = "lan" if sender == cell.endpoint("left").address else "wan"
+        expect(cell.seen.on(near).esp_in_udp.sent_by(sender)).at_least(3).sequence_numbers_count_from(1)
+    answers = cell.seen.on("wan").esp_in_udp.sent_by(cell.endpoint("right").address)
+    expect(answers[:1]).each_field(dport=4500, seq=1)
+    expect(answers[1:]).exactly(2).each_field(dport=port, sport=4500)
+    expect(cell.seen.native_esp).none()
+
+
+@scenario("PFK-01", **PF_KEY)
+def setkey_sas_dump_with_their_ports(cell: Cell) -> None:
+    cell.up()
+    right = cell.endpoint("right")
+    near, far = f"{right.address}[4500]", f"{right.remote}[4500]"
+    dumped = [line.split()[:4] for line in cell.right.key_socket.dump()]
+    assert sorted(dumped) == sorted([["add", far, near, "esp-udp"], ["add", near, far, "esp-udp"]])
+    for sa in cell.right.sas():
+        assert (sa["encap"], sa["sport"], sa["dport"]) == ("espinudp", 4500, 4500)
+    cell.ping(3)
+    cell.transfer()
+    expect(cell.seen.esp_in_udp).at_least(12).each_field(sport=4500, dport=4500)
+
+
+@scenario("PFK-02", **PF_KEY)
+def add_is_aligned_and_its_ports_are_in_network_order(cell: Cell) -> None:
+    cell.start("right", child=False)
+    manager = cell.right.key_socket
+    sent = manager.octets(cell.right.key_statement("in", spi=0x5001, remote_port=61001))
+    for octets in (sent, manager.ask(sent).octets):
+        found = extensions(octets)
+        assert found[SA][4:8] == bytes.fromhex("00005001")
+        assert found[NAT_T_TYPE] == head(NAT_T_TYPE) + bytes((2, 0, 0, 0))
+        assert found[NAT_T_SPORT] == head(NAT_T_SPORT) + bytes.fromhex("ee490000")
+        assert found[NAT_T_DPORT] == head(NAT_T_DPORT) + bytes.fromhex("11940000")
+        assert found[SOURCE][12:16] == bytes((203, 0, 113, 1))
+    assert (inbound(cell)["spi"], inbound(cell)["sport"], inbound(cell)["dport"]) == (0x5001, 61001, 4500)
+
+
+@scenario("PFK-03", **{**PF_KEY, "mode": TRANSPORT, "pf_key": "freebsd"})
+def original_addresses_are_kept(cell: Cell) -> None:
+    cell.up()
+    left, right = cell.endpoint("left"), cell.endpoint("right")
+    told = cell.right.key_socket.say(f"get {right.remote} {right.address} esp {cell.right.inbound_spi()} ;")
+    assert told.extensions["X_NAT_T_OAI"].sockaddr.address == left.address
+    with inner_sink(cell) as sink, decapsulated(cell) as device:
+        send_inner(cell, sink, b"datagram")
+        assert came_before_now(cell, sink) == [b"datagram"]
+        packets = device.packets()
+    assert len(packets) == 2
+    assert all(transport_checksum_fits(packet) for packet in packets)
+    # Linux takes the address and tells of none: a racoon on Linux sends it all the same.
+    cell.restart("right", pf_key="linux")
+    assert inbound(cell)["spi"] == cell.right.inbound_spi()
+    told = cell.right.key_socket.say(f"get {right.remote} {right.address} esp {cell.right.inbound_spi()} ;")
+    assert told.error == ""
+    assert "X_NAT_T_OAI" not in told.extensions
+
+
+@scenario("PFK-04", **PF_KEY)
+def update_follows_a_rebinding(cell: Cell) -> None:
+    port, _ = rebind(cell)
+    follow(cell, port)
+    ends = {sa["direction"]: (sa["sport"], sa["dport"]) for sa in cell.right.sas()}
+    assert ends == {"in": (port, 4500), "out": (4500, port)}
+    before = len(cell.seen)
+    cell.ping(3)
+    cell.transfer()
+    since = cell.seen[before:].on("wan").esp_in_udp
+    expect(since.sent_by(cell.endpoint("right").address)).at_least(5).each_field(sport=4500, dport=port)
+    expect(since.to(cell.endpoint("right").address)).at_least(5).each_field(sport=port, dport=4500)
+
+
+@scenario("PFK-05", **PF_KEY)
+def getspi_takes_nat_traversal(cell: Cell) -> None:
+    for dialect in DIALECTS:
+        cell.start("right", pf_key=dialect, child=False)
+        manager, right = cell.right.key_socket, cell.endpoint("right")
+        reserved = manager.say(f"getspi {right.remote}[61001] {right.address}[4500] esp-udp 0 ;")
+        assert reserved.error == "", dialect
+        spi = reserved.extensions["SA"].spi
+        assert spi > 255
+        assert cell.right.sas() == []
+        again = manager.say(f"getspi {right.remote}[61001] {right.address}[4500] esp-udp {spi:#x} ;")
+        assert again.error == NO_SPI_LEFT[dialect]
+        mature = manager.say(cell.right.key_statement("in", spi=spi, remote_port=61001), "UPDATE")
+        assert mature.error == "", dialect
+        assert (inbound(cell)["spi"], inbound(cell)["sport"]) == (spi, 61001)
+        cell.right.stop()
+
+
+NO_SPI_LEFT = {"linux": "ENOENT", "netbsd": "EINVAL", "freebsd": "EINVAL"}
+"""GETSPI of an SPI that is taken. Only NetBSD makes anything of the ports: they are part of its index."""
+
+
+@scenario("PFK-06", **PF_KEY)
+def new_mapping_names_both_ends(cell: Cell) -> None:
+    port, told = rebind(cell)
+    right = cell.endpoint("right")
+    found = extensions(told.octets)
+    assert set(found) == {SA, SOURCE, NAT_T_SPORT, DESTINATION, NAT_T_DPORT}
+    assert int.from_bytes(found[SA][4:8], "big") == cell.right.inbound_spi()
+    nat = bytes(map(int, right.remote.split(".")))
+    assert found[SOURCE][12:16] == nat, "the old address"
+    assert found[DESTINATION][12:16] == nat, "the new address"
+    assert int.from_bytes(found[NAT_T_SPORT][4:6], "big") == 4500
+    assert int.from_bytes(found[NAT_T_DPORT][4:6], "big") == port
+    assert (told.pid, told.error) == (0, "")
+    # The kernel half moves nothing by itself.
+    assert (inbound(cell)["sport"], inbound(cell)["heard"]) == (4500, f"{right.remote}:{port}")
+
+
+@scenario("PFK-08", **PF_KEY)
+def fragment_size_is_the_bsds(cell: Cell) -> None:
+    cell.start("right")
+    spi = cell.right.inbound_spi()
+    for dialect in DIALECTS:
+        cell.start("left", pf_key=dialect)
+        manager, left = cell.left.key_socket, cell.endpoint("left")
+        # Only NetBSD looks at the ports.
+        gone = f"delete {left.address}[4500] {left.remote}[4500] esp-udp {spi} ;"
+        assert manager.say(gone).error == ""
+        plain = manager.octets(cell.left.key_statement("out"))
+        limited = add_extension(plain, head(NAT_T_FRAG) + struct.pack(HOST + "HH", 552, 0))
+        answer = manager.ask(limited)
+        if dialect == "linux":
+            # There number 25 is SADB_X_EXT_KMADDRESS, which is longer.
+            assert (answer.error, [sa["direction"] for sa in cell.left.sas()]) == ("EINVAL", ["in"])
+        else:
+            assert (answer.error, extensions(answer.octets)[NAT_T_FRAG]) == ("", limited[-8:])
+        if dialect != "freebsd":
+            cell.left.stop()
+    with inner_sink(cell) as sink:
+        payload = send_packet(cell, sink, 1300, dont_fragment=False)
+        assert came_before_now(cell, sink) == [payload]
+    limit = 20 + cell.connection.suites[0].udp_length(552)
+    expect(cell.seen.on("wan").esp_in_udp).exactly(4).each(
+        "is not above the limit", lambda p: p.ip_length <= limit
+    )
+    expect(cell.seen.fragments).none()
+
+
+def add_extension(message: bytes, extension: bytes) -> bytes:
+    """A message with one more extension, its length put right."""
+    words = (len(message) + len(extension)) // 8
+    return message[:4] + struct.pack(HOST + "H", words) + message[6:] + extension
+
+
+@scenario("PFK-09", **PF_KEY)
+def a_dump_loads_again_as_it_was(cell: Cell) -> None:
+    for dialect in DIALECTS:
+        cell.start("right", pf_key=dialect)
+        manager = cell.right.key_socket
+        manager.load(
+            cell.right.key_statement("in", spi=0x5001, remote_port=61001, options="-lh 3600 -ls 3000")
+        )
+        manager.load(
+            cell.right.key_statement("out", spi=0x5002, remote_port=61001, options="-u 7 -bh 9000000")
+        )
+        dumped, listed = manager.dump(), cell.right.sas()
+        assert len(dumped) == 4
+        manager.load("flush ;")
+        assert manager.dump() == []
+        manager.load("\n".join(dumped))
+        assert (manager.dump(), cell.right.sas()) == (dumped, listed), dialect
+        cell.right.stop()
+
+
+@scenario("PFK-10", **{**PF_KEY, "pf_key": "netbsd"})
+def delete_tells_sas_apart_by_port(cell: Cell) -> None:
+    cell.up()
+    manager, right = cell.right.key_socket, cell.endpoint("right")
+    twin = cell.right.key_statement("in", remote_port=61001)
+    assert manager.say(twin).error == ""
+    ports = lambda: sorted(sa["sport"] for sa in cell.right.sas() if sa["direction"] == "in")  # noqa: E731
+    assert ports() == [4500, 61001]
+    spi = cell.right.inbound_spi()
+    gone = f"delete {right.remote}[61001] {right.address}[4500] esp-udp {spi} ;"
+    assert manager.say(gone).error == ""
+    assert ports() == [4500]
+    assert manager.say(gone).error == "ENOENT"
+    cell.ping(3)
+    for dialect in ("linux", "freebsd"):
+        cell.restart("right", pf_key=dialect)
+        assert cell.right.key_socket.say(twin).error == "EEXIST", "ports are no part of the index there"
+
+
+@scenario("PFK-11", **PF_KEY)
+def acquire_and_expire(cell: Cell) -> None:
+    cell.up()
+    left = cell.endpoint("left")
+    manager = cell.left.key_socket
+    manager.register()
+    gone = f"delete {left.address} {left.remote} esp {cell.right.inbound_spi()} ;"
+    assert manager.say(gone).error == ""
+    with inner_sink(cell) as sink:
+        send_inner(cell, sink, b"without an SA")
+        wanted = manager.notice("ACQUIRE")
+        assert wanted.extensions["ADDRESS_SRC"].sockaddr.address == left.address
+        assert wanted.extensions["ADDRESS_DST"].sockaddr.address == left.remote
+        assert wanted.seq
+        # The answer to an ACQUIRE is an SA that lasts for two datagrams.
+        brief = cell.left.key_statement("out", options="-bs 30 -bh 70")
+        assert manager.say(brief).error == ""
+        for kind, payload in (("LIFETIME_SOFT", b"soft"), ("LIFETIME_HARD", bytes(40))):
+            send_inner(cell, sink, payload)
+            expired = manager.notice("EXPIRE").extensions
+            assert kind in expired
+            assert expired["SA"].spi == cell.right.inbound_spi()
+            assert (expired["X_NAT_T_SPORT"].port, expired["X_NAT_T_DPORT"].port) == (4500, 4500)
+    assert [sa["direction"] for sa in cell.left.sas()] == ["in"]
+
+
+@scenario("PFK-07", **PF_KEY)
+def invalid_combinations_leave_no_sa(cell: Cell) -> None:
+    for dialect in DIALECTS:
+        cell.start("right", pf_key=dialect, child=False)
+        manager = cell.right.key_socket
+        plain = manager.octets(cell.right.key_statement("in"))
+        for name, change in INVALID.items():
+            answer = manager.ask(change(plain))
+            made = [sa["encap"] for sa in cell.right.sas()]
+            if name in TAKEN[dialect]:
+                assert (answer.error, made) == ("", [TAKEN[dialect][name]]), (dialect, name)
+                manager.load("flush ;")
+            else:
+                assert (answer.error, made) == ("EINVAL", []), (dialect, name)
+        manager.load(cell.right.key_statement("in"))
+        cell.right.stop()
+
+
+def with_extension(message: bytes, number: int, extension: bytes) -> bytes:
+    """A message with an extension replaced, or left out when `extension` is empty."""
+    found = extensions(message)
+    found[number] = extension
+    body = b"".join(found.values())
+    return message[:4] + struct.pack(HOST + "H", (HEADER + len(body)) // 8) + message[6:HEADER] + body
+
+
+def with_type(message: bytes, number: int, words: int = 1) -> bytes:
+    content = bytes((number, *bytes(8 * words - 5)))
+    return with_extension(message, NAT_T_TYPE, head(NAT_T_TYPE, words) + content)
+
+
+def with_satype(message: bytes, satype: int) -> bytes:
+    return message[:3] + bytes((satype,)) + message[4:]
+
+
+AH = 2
+ADDRESS_OF_SIX = head(DESTINATION, 5) + bytes((0, 128, 0, 0)) + struct.pack(HOST + "H", 10) + bytes(30)
+"""sadb_address with Linux's sockaddr_in6."""
+
+INVALID: dict[str, Callable[[bytes], bytes]] = {
+    "type without ports": lambda m: with_extension(with_extension(m, NAT_T_SPORT, b""), NAT_T_DPORT, b""),
+    "type 0": lambda m: with_type(m, 0),
+    "type 1": lambda m: with_type(m, 1),
+    "type 9": lambda m: with_type(m, 9),
+    "type of two words": lambda m: with_extension(
+        m, NAT_T_TYPE, head(NAT_T_TYPE, 2) + bytes((2,) + 11 * (0,))
+    ),
+    "AH": lambda m: with_satype(m, AH),
+    "port 0": lambda m: with_extension(m, NAT_T_SPORT, head(NAT_T_SPORT) + bytes(4)),
+    "IPv6 destination": lambda m: with_extension(m, DESTINATION, ADDRESS_OF_SIX),
+}
+TAKEN = {
+    "linux": {"type 1": "espinudp-non-ike"},
+    "netbsd": {"type 1": "espinudp-non-ike", "type without ports": "none"},
+    "freebsd": {"type without ports": "none"},
+}
+"""What is no mistake there, and the encapsulation of the SA it makes. A BSD heeds the type only beside both
+ports. Linux has not known type 1 since 6.10; nattd carries it itself."""
