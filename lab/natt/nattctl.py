@@ -146,6 +146,8 @@ def _watch(options: argparse.Namespace) -> Iterator[str]:
             client = _client(options)
             client.ask(Message(MessageType.REGISTER, SaType.ESP))
             selector.register(client, selectors.EVENT_READ)
+        # From here on nothing is missed, which whoever reads this may wait for.
+        yield json.dumps({"event": "watching"})
         while True:
             for key, _ in selector.select():
                 if key.fileobj is control:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 import socket
@@ -43,8 +44,13 @@ class PfKeyClient:
         return self._exchange(message)[-1]
 
     def dump(self, message: Message) -> list[Message]:
-        """Send a DUMP or X_SPDDUMP and return its entries, none for an empty database."""
-        return [entry for entry in self._exchange(message) if entry.extensions]
+        """Send a DUMP or X_SPDDUMP and return its entries, none for an empty database (ENOENT)."""
+        try:
+            return self._exchange(message)
+        except PfKeyError as error:
+            if error.errno == errno.ENOENT:
+                return []
+            raise
 
     def _exchange(self, message: Message) -> list[Message]:
         request = replace(message, seq=next(self._numbers), pid=os.getpid())
