@@ -285,6 +285,10 @@ def test_hashes_cover_what_is_really_sent(play):
     assert "does not match" in str(played.right.told("authentication-failed")[0])
     played = play(deviations=[DropPayload(QM1, Which(PayloadType.HASH))]).up()
     assert played.right.told("malformed")[0].detail["why"] == "HASH payload: it is not the first"
+    last = Match(exchange=QUICK, nth=1)
+    played = play(deviations=[AlterPayload(last, Which(PayloadType.HASH), xor=b"\1")]).up()
+    assert played.right.told("authentication-failed")[0].detail["why"].startswith("HASH(3)")
+    assert not played.right.installed
     fifth = Match(exchange=MAIN, nth=2)
     played = play(deviations=[AlterPayload(fifth, Which(PayloadType.HASH), keep=31)]).up()
     assert played.right.told("authentication-failed")
