@@ -49,5 +49,5 @@ def test_what_a_peer_does_not_declare_is_unsupported(values: dict[str, Any], mes
 
 def test_a_suite_without_a_number_in_ike_is_unsupported() -> None:
     for version in ("ikev1-main", "ikev2"):
-        with pytest.raises(UnsupportedError, match="natt: .*no cipher 'null'"):
+        with pytest.raises(UnsupportedError, match=r"natt: .*no cipher 'null'"):
             ScriptedNatt.check(Connection(version, esp="null-hmac-sha1"))
