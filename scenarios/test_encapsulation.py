@@ -11,7 +11,7 @@ from lab.capture.expect import expect
 from lab.capture.layers import network_packet
 from lab.capture.packets import Packets
 from lab.cell import Cell
-from lab.peers.peer import IKEV1_AGGRESSIVE, IKEV1_MAIN, IKEV2, MANUAL, NON_IKE
+from lab.peers.peer import IKEV1_AGGRESSIVE, IKEV1_MAIN, IKEV2, MANUAL, NON_IKE, PeerError
 from lab.scenario import scenario
 from scenarios.demultiplexing import IKE_HEADER, NON_ESP_MARKER
 from scenarios.forging import send_as_left
@@ -149,10 +149,12 @@ def _esp_dropped(cell: Cell) -> int:
     return int(lines[0].removeprefix("[").partition(":")[0])
 
 
-@scenario("ENC-18", versions=(MANUAL,))
+@scenario("ENC-18", versions=(MANUAL,), pfkey=True)
 def no_ah_packet_verifies_behind_the_nat(cell: Cell) -> None:
     cell.up()
     left, right = cell.endpoint("left"), cell.endpoint("right")
+    with pytest.raises(PeerError, match="add: Protocol not supported"):
+        cell.right.load(f"add {right.remote} {right.address} ah 0x414800 -A hmac-sha1 0x{bytes(20).hex()};")
     ah = SecurityAssociation(AH, spi=0x414800, auth_algo="HMAC-SHA1-96", auth_key=bytes(20))
     # A number of its own, or the sending kernel would choose one after the ICV was made.
     plain = IP(src=left.address, dst=right.address, id=1) / UDP(sport=9, dport=9) / Raw(b"authentic")

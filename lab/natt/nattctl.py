@@ -170,3 +170,7 @@ _COMMANDS = {
     "sas": _sas,
     "watch": _watch,
 }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -156,6 +156,8 @@ class Natt(Peer):
         dialect = self.connection.pf_key
         if dialect:
             argv += ["--pfkey", str(self._key_path), "--pfkey-dialect", dialect]
+        if self.connection.pfkey:
+            argv += ["--pfkey", str(self._pfkey)]
         if not self.connection.privileged:
             argv[:0] = UNPRIVILEGED
         self._program = start_ready(node, argv, "nattd", os.environ)
@@ -189,8 +191,9 @@ class Natt(Peer):
         ]  # fmt: skip
         if port != IKE_PORT:
             tables.append(table("[[socket]]", address=address, port=IKE_PORT, encap="none", profile="linux"))
-        if connection.child:
+        if connection.child or connection.pfkey:
             tables += self._tunnel()
+        if connection.child:
             for number in range(0 if connection.pf_key else len(connection.suites)):
                 tables += self._child(number)
             if self.is_encapsulated and connection.keepalive:
@@ -374,6 +377,25 @@ class Natt(Peer):
         """Counters by name, with the names of Linux's xfrm_stat where one exists."""
         counters: dict[str, int] = self.control.ask("stats")["counters"]
         return counters
+
+    def dump(self) -> str:
+        """SAs and policies as setkey(8) statements that load again; wants the connection's `pfkey`."""
+        return self._nattctl("dump")
+
+    def load(self, statements: str) -> None:
+        """Send setkey(8) statements over PF_KEY. Raises PeerError with nattctl's words if one is refused."""
+        self._nattctl("load", "-", text=statements)
+
+    def _nattctl(self, *arguments: str, text: str = "") -> str:
+        argv = [sys.executable, "-m", "lab.natt.nattctl", "--pfkey", str(self._pfkey), *arguments]
+        done = self.endpoint.node.run(argv, input=text, env=os.environ)
+        if done.returncode:
+            raise PeerError(f"nattctl {arguments[0]} on {self.endpoint.name}: {done.stderr.strip()}")
+        return done.stdout
+
+    @property
+    def _pfkey(self) -> Path:
+        return self.endpoint.node.scratch / "pfkey"
 
     @property
     def control(self) -> NattControl:

@@ -110,6 +110,8 @@ class Connection:
     for the peer's own configuration."""
     privileged: bool = True
     """False: the peer's program has no capability but that of binding low ports."""
+    pfkey: bool = False
+    """Let SAs and policies be loaded over PF_KEY while the peer runs."""
     nat_t: tuple[str, ...] = ()
     """IKEv1: names of lab.ike.versions to offer and accept; empty for those of the peer's choice."""
     deviations: tuple[Any, ...] = ()
@@ -176,6 +178,7 @@ OPTIONS = (
     "dual_stack",
     "pf_key",
     "privileged",
+    "pfkey",
     "nat_t",
     "deviations",
     "ike",
