@@ -4,12 +4,14 @@ import contextlib
 from collections.abc import Iterator
 
 from lab.cell import Cell
+from lab.ike.association import Selector
 from lab.ike.deviation import Deviation
 from lab.ike.ikev1.config import AGGRESSIVE_MODE, MAIN_MODE
 from lab.ike.ikev1.config import Config as Ikev1Config
 from lab.ike.ikev1.payloads import Identity as Ikev1Identity
 from lab.ike.ikev1.peer import Ikev1Peer
 from lab.ike.ikev1.suites import DEFAULT_PHASE1
+from lab.ike.ikev2.config import Child
 from lab.ike.ikev2.config import Config as Ikev2Config
 from lab.ike.ikev2.payloads import Identity as Ikev2Identity
 from lab.ike.ikev2.peer import Ikev2Peer
@@ -34,9 +36,15 @@ def scripted(cell: Cell, *deviations: Deviation) -> Iterator[Runner]:
             sockets.append(opened)
         machine: Ikev1Peer | Ikev2Peer
         if cell.version == IKEV2:
+            child = Child(local=(Selector.of(end.inner),), remote=(Selector.of(end.remote_inner),))
             machine = Ikev2Peer(
                 Ikev2Config(
-                    local, remote, Ikev2Identity.of(LEFT_ID), secret, remote_id=Ikev2Identity.of(RIGHT_ID)
+                    local,
+                    remote,
+                    Ikev2Identity.of(LEFT_ID),
+                    secret,
+                    remote_id=Ikev2Identity.of(RIGHT_ID),
+                    child=child,
                 ),
                 deviations=deviations,
             )

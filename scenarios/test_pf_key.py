@@ -1,7 +1,6 @@
 """PF_KEY: what a key manager says of SAs behind NATs, and what it is told."""
 
 import struct
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -12,34 +11,23 @@ from lab.peers.peer import MANUAL, TRANSPORT
 from lab.scenario import scenario
 from scenarios.decapsulated import decapsulated, transport_checksum_fits
 from scenarios.inner import came_before_now, inner_sink, send_inner, send_packet
+from scenarios.key_octets import (
+    DESTINATION,
+    HOST,
+    NAT_T_DPORT,
+    NAT_T_FRAG,
+    NAT_T_SPORT,
+    NAT_T_TYPE,
+    SA,
+    SOURCE,
+    add_extension,
+    extensions,
+    head,
+    with_extension,
+)
 
 PF_KEY: dict[str, Any] = {"versions": (MANUAL,), "esp": "aes-cbc-hmac-sha1", "pf_key": "linux"}
 DIALECTS = ("linux", "netbsd", "freebsd")
-SA, SOURCE, DESTINATION = 1, 5, 6
-NAT_T_TYPE, NAT_T_SPORT, NAT_T_DPORT, NAT_T_FRAG = 20, 21, 22, 25
-"""Extensions by number (RFC 2367 section 2.3, and what KAME and Linux added)."""
-HOST = "<" if sys.byteorder == "little" else ">"
-HEADER = 16
-
-
-def extensions(octets: bytes) -> dict[int, bytes]:
-    """The extensions of a message, whole, by number; lengths are 64-bit words (RFC 2367 section 2.2)."""
-    (words,) = struct.unpack_from(HOST + "H", octets, 4)
-    assert words * 8 == len(octets)
-    found = {}
-    at = HEADER
-    while at < len(octets):
-        length, number = struct.unpack_from(HOST + "HH", octets, at)
-        assert length > 0
-        assert number not in found
-        found[number] = octets[at : at + 8 * length]
-        at += 8 * length
-    assert at == len(octets)
-    return found
-
-
-def head(number: int, words: int = 1) -> bytes:
-    return struct.pack(HOST + "HH", words, number)
 
 
 def inbound(cell: Cell) -> dict[str, Any]:
@@ -217,12 +205,6 @@ def fragment_size_is_the_bsds(cell: Cell) -> None:
     expect(cell.seen.fragments).none()
 
 
-def add_extension(message: bytes, extension: bytes) -> bytes:
-    """A message with one more extension, its length put right."""
-    words = (len(message) + len(extension)) // 8
-    return message[:4] + struct.pack(HOST + "H", words) + message[6:] + extension
-
-
 @scenario("PFK-09", **PF_KEY)
 def a_dump_loads_again_as_it_was(cell: Cell) -> None:
     for dialect in DIALECTS:
@@ -249,17 +231,20 @@ def delete_tells_sas_apart_by_port(cell: Cell) -> None:
     manager, right = cell.right.key_socket, cell.endpoint("right")
     twin = cell.right.key_statement("in", remote_port=61001)
     assert manager.say(twin).error == ""
-    ports = lambda: sorted(sa["sport"] for sa in cell.right.sas() if sa["direction"] == "in")  # noqa: E731
-    assert ports() == [4500, 61001]
+    assert inbound_ports(cell) == [4500, 61001]
     spi = cell.right.inbound_spi()
     gone = f"delete {right.remote}[61001] {right.address}[4500] esp-udp {spi} ;"
     assert manager.say(gone).error == ""
-    assert ports() == [4500]
+    assert inbound_ports(cell) == [4500]
     assert manager.say(gone).error == "ENOENT"
     cell.ping(3)
     for dialect in ("linux", "freebsd"):
         cell.restart("right", pf_key=dialect)
         assert cell.right.key_socket.say(twin).error == "EEXIST", "ports are no part of the index there"
+
+
+def inbound_ports(cell: Cell) -> list[int]:
+    return sorted(sa["sport"] for sa in cell.right.sas() if sa["direction"] == "in")
 
 
 @scenario("PFK-11", **PF_KEY)
@@ -304,14 +289,6 @@ def invalid_combinations_leave_no_sa(cell: Cell) -> None:
                 assert (answer.error, made) == ("EINVAL", []), (dialect, name)
         manager.load(cell.right.key_statement("in"))
         cell.right.stop()
-
-
-def with_extension(message: bytes, number: int, extension: bytes) -> bytes:
-    """A message with an extension replaced, or left out when `extension` is empty."""
-    found = extensions(message)
-    found[number] = extension
-    body = b"".join(found.values())
-    return message[:4] + struct.pack(HOST + "H", (HEADER + len(body)) // 8) + message[6:HEADER] + body
 
 
 def with_type(message: bytes, number: int, words: int = 1) -> bytes:

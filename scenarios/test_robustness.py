@@ -164,7 +164,7 @@ def lying_ike_lengths_are_dropped(cell: Cell) -> None:
 @scenario("ROB-13", versions=VERSIONS)
 def bare_markers_take_bounded_cpu(cell: Cell) -> None:
     cell.up()
-    markers, train = 51_200, 64
+    markers, train = 20_480, 64
     left = cell.endpoint("left")
     before = usage(cell.right.pid)
     with Reckoning(cell.right) as reckoning, left.node.socket() as sock:

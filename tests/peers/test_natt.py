@@ -55,3 +55,34 @@ def test_a_killed_nattd_is_seen_dead(one_nat: Network) -> None:
     wait_until(lambda: not cell.right.is_alive(), "nattd to be seen dead")
     with pytest.raises(PeerError, match="nattd"):
         cell.right.counters()
+
+
+@pytest.mark.parametrize("dialect", ["linux", "netbsd", "freebsd"])
+def test_sas_come_over_pf_key(one_nat: Network, dialect: str) -> None:
+    cell = make_cell(one_nat, "natt", "manual")
+    cell.up(esp="aes-cbc-hmac-sha2-256", pf_key=dialect)
+    assert "[[sa]]" not in cell.left.configuration()
+    assert {line.split()[4] for line in cell.left.key_socket.dump()} == {
+        f"{spi:#010x}" for spi in SPI_FROM.values()
+    }
+    cell.ping()
+    refused = cell.left.key_socket.say("delete 10.0.0.1 10.0.0.2 esp 0x1 ;")
+    assert refused.error in ("ESRCH", "ENOENT")
+    with pytest.raises(PeerError, match=r"refuses line 1 .*: EEXIST"):
+        cell.left.key_socket.load(cell.left.key_statement("in"))
+    cell.stop_peers()
+    with pytest.raises(PeerError, match="give pf_key a dialect"):
+        _ = cell.left.key_socket
+
+
+def test_a_pf_key_notice_waits_for_its_reader(one_nat: Network) -> None:
+    cell = make_cell(one_nat, "natt", "manual")
+    cell.start("right", esp="aes-cbc-hmac-sha1", pf_key="linux", child=False)
+    manager, other = cell.right.key_socket, cell.right.new_key_socket()
+    assert manager.dump() == []
+    assert other.say(cell.right.key_statement("in", options="-ls 10 -lh 20")).error == ""
+    assert len(manager.dump()) == 1
+    told = manager.notice("ADD")
+    assert told.extensions["SA"].spi == SPI_FROM["left"]
+    assert "-lh 20 -ls 10" in manager.dump()[0]
+    other.close()
