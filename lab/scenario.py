@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.resources import files
@@ -99,16 +99,24 @@ class CellSpec:
 
     def check_support(self) -> None:
         """Raise UnsupportedError if a peer does not declare what the scenario needs."""
-        wanted = self.scenario.versions
-        for name in dict.fromkeys((self.left, self.right)):
+        names = dict.fromkeys((self.left, self.right))
+        if self.version not in self.scenario.versions:
+            raise self._lacking_version(names)
+        for name in names:
             peer = driver(name, self.version)
-            if self.version not in wanted:
-                does = ", ".join(sorted(peer.capabilities.versions))
-                raise UnsupportedError(name, f"{' or '.join(wanted)} (it does {does})")
             peer.check(self.make_connection())
             missing = sorted(self.scenario.features - peer.capabilities.features)
             if missing:
                 raise UnsupportedError(name, f"no {', '.join(missing)}")
+
+    def _lacking_version(self, names: Iterable[str]) -> UnsupportedError:
+        """The error of the peer that does none of the wanted versions, or of the last: they share none."""
+        wanted = self.scenario.versions
+        for name in names:
+            does = PEERS[name].capabilities.versions
+            if not does.intersection(wanted):
+                break
+        return UnsupportedError(name, f"{' or '.join(wanted)} (it does {', '.join(sorted(does))})")
 
 
 Function = TypeVar("Function", bound=Callable[..., object])

@@ -28,7 +28,13 @@ def test_catalogue_ids_are_unique_and_complete() -> None:
 def test_a_scenario_unfolds_into_pairs_topologies_and_shared_versions() -> None:
     assert names(declared(topologies=("direct", "one_nat"), versions=(MANUAL, IKEV2))) == [
         "ENC-01[natt-natt-direct-manual]",
+        "ENC-01[natt-natt-direct-ikev2]",
         "ENC-01[natt-natt-one_nat-manual]",
+        "ENC-01[natt-natt-one_nat-ikev2]",
+        "ENC-01[natt-strongswan-direct-ikev2]",
+        "ENC-01[natt-strongswan-one_nat-ikev2]",
+        "ENC-01[strongswan-natt-direct-ikev2]",
+        "ENC-01[strongswan-natt-one_nat-ikev2]",
         "ENC-01[strongswan-strongswan-direct-ikev2]",
         "ENC-01[strongswan-strongswan-one_nat-ikev2]",
     ]
@@ -36,11 +42,13 @@ def test_a_scenario_unfolds_into_pairs_topologies_and_shared_versions() -> None:
 
 def test_a_pair_without_the_version_gets_one_unsupported_cell() -> None:
     cells = {
-        cell.left: cell for cell in declared(topologies=("direct", "one_nat"), versions=(MANUAL,)).cells()
+        (cell.left, cell.right): cell
+        for cell in declared(topologies=("direct", "one_nat"), versions=(MANUAL,)).cells()
     }
-    with pytest.raises(UnsupportedError, match="strongswan: manual"):
-        cells["strongswan"].check_support()
-    cells["natt"].check_support()
+    for pair in (("natt", "strongswan"), ("strongswan", "natt"), ("strongswan", "strongswan")):
+        with pytest.raises(UnsupportedError, match="strongswan: manual"):
+            cells[pair].check_support()
+    cells["natt", "natt"].check_support()
 
 
 def test_a_feature_that_a_peer_does_not_declare_is_unsupported() -> None:
@@ -84,12 +92,12 @@ CELLS: list[CellSpec] = [
     ("selection", "count"),
     [
         (Selection(), len(CELLS)),
-        (Selection(cells=("ENC",)), 5),
-        (Selection(cells=("enc-01",)), 2),
+        (Selection(cells=("ENC",)), 13),
+        (Selection(cells=("enc-01",)), 5),
         (Selection(cells=("KA-01[natt-natt-one_nat-manual]",)), 1),
-        (Selection(peers=("natt",)), 3),
-        (Selection(cells=("ENC",), peers=("strongswan",), versions=(IKEV2,)), 2),
-        (Selection(topologies=("direct",)), 3),
+        (Selection(peers=("natt",)), 13),
+        (Selection(cells=("ENC",), peers=("strongswan",), versions=(IKEV2,)), 6),
+        (Selection(topologies=("direct",)), 8),
     ],
 )
 def test_selections(selection: Selection, count: int) -> None:
