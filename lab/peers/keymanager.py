@@ -176,7 +176,7 @@ class KeyManager:
         )
 
     def _install(self, child: ChildSa) -> None:
-        # A later pair for the same traffic, by a rekey or by a client that came anew, takes its policies over.
+        # A later pair for the same traffic, of a rekey or a client that came anew, takes its policies over.
         held = self._policies.items()
         older = next((reqid for reqid, other in held if _carries_same(child, other)), None)
         reqid = older or next(self._reqids)
