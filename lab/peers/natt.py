@@ -106,7 +106,7 @@ class Natt(Peer):
         modes=frozenset({TUNNEL, TRANSPORT}),
         encapsulations=frozenset({AUTO, FORCE, OFF}),
         esp=frozenset(ESP_SUITES),
-        options=frozenset(OPTIONS),
+        options=frozenset(OPTIONS) - {"liveness", "child_lifetime"},
         features=frozenset(
             {
                 "keepalive",

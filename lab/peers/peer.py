@@ -79,6 +79,11 @@ class Connection:
     """False stops after the IKE SA: no ESP at all, on any kernel."""
     keepalive: float = 20.0
     """Seconds between NAT keepalives (RFC 3948 section 4); 0 sends none."""
+    liveness: float = 0.0
+    """Seconds of silence after which an end asks whether the other lives (RFC 3706, RFC 7296 section 2.4);
+    0 never asks."""
+    child_lifetime: float = 0.0
+    """Seconds after which an end rekeys a child SA by itself; 0 leaves that to the other end."""
     mobike: bool = True
     secret: str = "nat-traversal-lab"
     inner_family: Family = 4
@@ -140,8 +145,13 @@ class Connection:
         ):
             if not least <= value <= most:
                 raise ValueError(f"{name}: {value} is not in {least}..{most}")
-        if self.keepalive < 0:
-            raise ValueError(f"keepalive: {self.keepalive:g} s")
+        for name, seconds in (
+            ("keepalive", self.keepalive),
+            ("liveness", self.liveness),
+            ("child_lifetime", self.child_lifetime),
+        ):
+            if seconds < 0:
+                raise ValueError(f"{name}: {seconds:g} s")
         if self.further_esp and self.mode == TRANSPORT:
             raise ValueError("further_esp: transport mode has one child SA")
         _ = self.suites
@@ -179,6 +189,8 @@ OPTIONS = (
     "pf_key",
     "privileged",
     "pfkey",
+    "liveness",
+    "child_lifetime",
     "nat_t",
     "deviations",
     "ike",

@@ -55,7 +55,8 @@ class ScriptedNatt(Natt):
 
     capabilities = replace(
         Natt.capabilities,
-        options=frozenset({"inner_family", "nat_t_port", "nat_t", "deviations", "ike"}),
+        options=frozenset({"inner_family", "nat_t_port", "nat_t", "deviations", "ike"})
+        | {"liveness", "child_lifetime"},
         features=Natt.capabilities.features - {"several-children", "nat-oa", "udp-checksum"},
     )
 
@@ -68,6 +69,8 @@ class ScriptedNatt(Natt):
     def check(cls, connection: Connection) -> None:
         """What any natt peer declares, less what IKE has no numbers for."""
         super().check(connection)
+        if connection.child_lifetime and connection.version != IKEV2:
+            raise UnsupportedError(cls.name, "child_lifetime with IKEv1")
         try:
             _v2_suite(connection.suites[0]) if connection.version == IKEV2 else _v1_suite(
                 connection.suites[0]
@@ -99,6 +102,8 @@ class ScriptedNatt(Natt):
                 nat_detection=connection.encapsulation != OFF,
                 force_encapsulation=connection.encapsulation == FORCE,
                 mobike=connection.mobike,
+                liveness=connection.liveness,
+                child_lifetime=connection.child_lifetime,
                 **connection.ike,
             ),
             connection.deviations,
@@ -125,6 +130,7 @@ class ScriptedNatt(Natt):
                 nat_t=versions,
                 force_encapsulation=Fake.RANDOM_OCTETS if connection.encapsulation == FORCE else None,
                 natt_port=connection.nat_t_port,
+                dpd_delay=connection.liveness or None,
                 **nets,
                 **connection.ike,
             ),
@@ -206,6 +212,34 @@ class ScriptedNatt(Natt):
             raise PeerError(f"the key manager on {self.endpoint.name} failed: {self.manager.failure!r}")
         established = self.machine.established
         return bool(established) and (bool(self.manager.children) or not self.connection.child)
+
+    def rekey_child(self) -> None:
+        """Begin to replace the newest child SA."""
+        self.manager.do(self.machine.rekey_child)
+
+    def rekey_ike(self) -> None:
+        """Begin to replace the IKE SA; with IKEv1 by a new phase 1."""
+        machine = self.machine
+        self.manager.do(machine.rekey_ike if isinstance(machine, Ikev2Peer) else machine.rekey_phase1)
+
+    def delete_child(self) -> None:
+        """Delete the newest child SA, here and there."""
+        self.manager.do(self.machine.delete_child)
+
+    def delete_ike(self) -> None:
+        """Delete the IKE SA and its children, here and there."""
+        machine = self.machine
+        self.manager.do(machine.delete_ike if isinstance(machine, Ikev2Peer) else machine.delete_phase1)
+
+    def ask_alive(self) -> None:
+        """Ask now whether the other end lives."""
+        machine = self.machine
+        self.manager.do(machine.check_alive if isinstance(machine, Ikev2Peer) else machine.dpd)
+
+    @property
+    def has_ike(self) -> bool:
+        """Whether an IKE SA is established here."""
+        return bool(self.machine.established)
 
     def told(self) -> str:
         """What the state machine told, in one line."""

@@ -114,7 +114,9 @@ class StrongSwan(Peer):
             for name, suite in ESP_SUITES.items()
             if not suite.esn and suite.integrity != "hmac-sha2-256-96"
         ),
-        options=frozenset({"further_esp", "inner_family", "nat_t_port"}),
+        options=frozenset(
+            {"further_esp", "inner_family", "nat_t_port", "wildcard", "liveness", "child_lifetime"}
+        ),
         features=frozenset({"ike", "keepalive", "nat-detection", "several-children"}),
     )
 
@@ -210,13 +212,14 @@ class StrongSwan(Peer):
                 "lab": {
                     "version": "2" if connection.version == IKEV2 else "1",
                     "aggressive": "yes" if connection.version == IKEV1_AGGRESSIVE else "no",
-                    "local_addrs": [end.address],
+                    "local_addrs": ["%any" if connection.wildcard else end.address],
                     "remote_addrs": [end.remote],
                     "local_port": str(port),
                     "remote_port": str(port),
                     "proposals": ["aes128-sha256-ecp256"],
                     "encap": "yes" if connection.encapsulation == FORCE else "no",
                     "mobike": "yes" if connection.mobike else "no",
+                    "dpd_delay": f"{connection.liveness:g}s",
                     "local": {"auth": "psk", "id": me},
                     "remote": {"auth": "psk", "id": other},
                     "children": self._children() if connection.child else {},
@@ -233,6 +236,8 @@ class StrongSwan(Peer):
             children[_child_name(number)] = {
                 "mode": self.connection.mode,
                 "esp_proposals": [_proposal(suite)],
+                "rekey_time": f"{self.connection.child_lifetime:g}s",
+                "rand_time": "0s",
                 "local_ts": ["dynamic" if transport else f"{end.inner}/{bits}"],
                 "remote_ts": ["dynamic" if transport else f"{end.remote_inner}/{bits}"],
             }
@@ -268,6 +273,34 @@ class StrongSwan(Peer):
             if sa.get("state") == "ESTABLISHED" and {_child_name(number) for number in due} <= installed:
                 return True
         return False
+
+    def rekey_child(self) -> None:
+        """Begin to replace the first child SA."""
+        self._command("rekey", child=_child_name(0))
+
+    def rekey_ike(self) -> None:
+        """Begin to replace the IKE SA; with IKEv1 by a new phase 1."""
+        self._command("rekey", ike="lab")
+
+    def delete_child(self) -> None:
+        """Delete the first child SA, here and there."""
+        self._command("terminate", child=_child_name(0), timeout="-1")
+
+    def delete_ike(self) -> None:
+        """Delete the IKE SA and its children, here and there."""
+        self._command("terminate", ike="lab", timeout="-1")
+
+    def _command(self, verb: str, **arguments: str) -> None:
+        with self._told(verb):
+            answer = getattr(self._session, verb)(arguments)
+            if not isinstance(answer, dict):
+                for _ in answer:
+                    pass
+
+    @property
+    def has_ike(self) -> bool:
+        """Whether an IKE SA is established here."""
+        return any(sa.get("state") == "ESTABLISHED" for sa in self.sas())
 
     def sas(self) -> list[dict[str, Any]]:
         """What vici lists: one mapping an IKE SA, its values as text."""
