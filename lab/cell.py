@@ -151,6 +151,13 @@ class Cell:
         self.peer(side).stop()
         self.start(side, **changes)
 
+    def renew(self, side: str, **changes: Any) -> None:
+        """Let the started peer at `side` forget its SAs and take `changes` of its fields of Connection."""
+        peer = self.peer(side)
+        connection = self.spec.change(peer.connection, **changes)
+        peer.check(connection)
+        peer.renew(connection)
+
     def up(self, **changes: Any) -> None:
         """Start both peers, connect from the left, wait until both ends have their SAs."""
         self.start(**changes)

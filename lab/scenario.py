@@ -11,7 +11,8 @@ from importlib.resources import files
 from typing import Any, TypeVar
 
 from lab.peers.peer import VERSIONS, Connection, UnsupportedError
-from lab.peers.registry import PEERS, driver, pairs
+from lab.peers.registry import PEERS, driver
+from lab.peers.registry import pairs as known_pairs
 
 ATTRIBUTE = "nattlab_scenario"
 
@@ -41,6 +42,8 @@ class Scenario:
     """Words of Capabilities.features that both peers must declare."""
     needs: tuple[str, ...]
     """Host capabilities beyond those of the peers."""
+    pairs: tuple[tuple[str, str], ...] = ()
+    """Left and right peer of each pair it is tried between; empty for every pair."""
     connection: Mapping[str, Any] = field(default_factory=dict)
     """Fields of Connection that differ from the default."""
 
@@ -55,7 +58,7 @@ class Scenario:
         A pair that shares none gets one cell, of a version it does, to be reported as unsupported.
         """
         found = []
-        for left, right in pairs():
+        for left, right in self.pairs or known_pairs():
             shared = PEERS[left].capabilities.versions & PEERS[right].capabilities.versions
             versions = [version for version in self.versions if version in shared]
             if not versions:
@@ -129,23 +132,29 @@ def scenario(
     versions: tuple[str, ...] = VERSIONS,
     features: tuple[str, ...] = (),
     needs: tuple[str, ...] = (),
+    pairs: tuple[tuple[str, str], ...] = (),
     **connection: Any,
 ) -> Callable[[Function], Function]:
     """Declare a test function as the scenario `id` of the catalogue.
 
-    The function takes one argument, `cell`. `connection` sets fields of lab.peers.peer.Connection. Raises
-    ScenarioError for an id that the catalogue lacks, an unknown version, an unknown field or value.
+    The function takes one argument, `cell`. `pairs` names the left and right peers where not every pair of
+    them is the scenario's subject. `connection` sets fields of lab.peers.peer.Connection. Raises
+    ScenarioError for an id that the catalogue lacks, an unknown version, pair, field or value.
     """
     if id not in catalogue():
         raise ScenarioError(f"{id} is not in scenarios/catalogue.toml: add its title, group and source there")
     unknown = [version for version in versions if version not in VERSIONS]
     if unknown or not versions:
         raise ScenarioError(f"{id}: versions {unknown or '()'}; known are {', '.join(VERSIONS)}")
+    for pair in pairs:
+        if pair not in known_pairs():
+            listed = ", ".join(f"{left}-{right}" for left, right in known_pairs())
+            raise ScenarioError(f"{id}: no pair {'-'.join(pair)}; there are {listed}")
     try:
         Connection(version=versions[0], **connection)
     except (TypeError, ValueError) as error:
         raise _wrong_connection(id, error) from error
-    declared = Scenario(id, topologies, versions, frozenset(features), needs, connection)
+    declared = Scenario(id, topologies, versions, frozenset(features), needs, pairs, connection)
 
     def mark(function: Function) -> Function:
         setattr(function, ATTRIBUTE, declared)

@@ -2,6 +2,9 @@
 
 import contextlib
 from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from typing import Any
 
 from lab.cell import Cell
 from lab.ike.association import Selector
@@ -23,8 +26,14 @@ LEFT_ID, RIGHT_ID = "left.test", "right.test"
 
 
 @contextlib.contextmanager
-def scripted(cell: Cell, *deviations: Deviation) -> Iterator[Runner]:
-    """Initiate in the cell's version, with `deviations`, on ports 500 and 4500 of the left node."""
+def scripted(
+    cell: Cell, *deviations: Deviation, version: str = "", children: int = 1, **ikev1: Any
+) -> Iterator[Runner]:
+    """Initiate in `version`, by default the cell's, with `deviations`, on ports 500 and 4500 of the left node.
+
+    `children` is the number of quick modes, `ikev1` are fields of the IKEv1 Config other than usual.
+    """
+    version = version or cell.version
     end = cell.endpoint("left")
     local, remote = Endpoint.of(end.address, 500), Endpoint.of(end.remote, 500)
     secret = cell.connection.secret.encode()
@@ -35,7 +44,7 @@ def scripted(cell: Cell, *deviations: Deviation) -> Iterator[Runner]:
             opened.bind((end.address, port))
             sockets.append(opened)
         machine: Ikev1Peer | Ikev2Peer
-        if cell.version == IKEV2:
+        if version == IKEV2:
             child = Child(local=(Selector.of(end.inner),), remote=(Selector.of(end.remote_inner),))
             machine = Ikev2Peer(
                 Ikev2Config(
@@ -50,19 +59,23 @@ def scripted(cell: Cell, *deviations: Deviation) -> Iterator[Runner]:
             )
         else:
             machine = Ikev1Peer(
-                Ikev1Config(
-                    local,
-                    remote,
-                    secret,
-                    Ikev1Identity.fqdn(LEFT_ID),
-                    Ikev1Identity.fqdn(RIGHT_ID),
-                    exchange=AGGRESSIVE_MODE if cell.version == IKEV1_AGGRESSIVE else MAIN_MODE,
-                    suites=DEFAULT_PHASE1[:1],
-                    local_net=f"{end.inner}/32",
-                    remote_net=f"{end.remote_inner}/32",
+                replace(
+                    Ikev1Config(
+                        local,
+                        remote,
+                        secret,
+                        Ikev1Identity.fqdn(LEFT_ID),
+                        Ikev1Identity.fqdn(RIGHT_ID),
+                        exchange=AGGRESSIVE_MODE if version == IKEV1_AGGRESSIVE else MAIN_MODE,
+                        suites=DEFAULT_PHASE1[:1],
+                        local_net=f"{end.inner}/32",
+                        remote_net=f"{end.remote_inner}/32",
+                    ),
+                    **ikev1,
                 ),
                 deviations,
             )
         runner = stack.enter_context(Runner(machine, sockets))
-        runner.do(machine.initiate)
+        first = machine.initiate
+        runner.do(partial(first, children=children) if isinstance(machine, Ikev1Peer) else first)
         yield runner

@@ -91,6 +91,11 @@ class KeyManager:
         with self._lock:
             self._sending.ask(operation, **arguments)
 
+    def flush(self) -> None:
+        """Delete every SA and policy that nattd has, whoever brought them."""
+        with self._lock:
+            self._speak("flush esp; spdflush;")
+
     def told(self, name: str) -> list[Event]:
         """The events of this name, so far."""
         return [event for event in list(self.events) if event.name == name]

@@ -293,6 +293,12 @@ class Peer(ABC):
     def start(self) -> None:
         """Configure, start and wait until ready. Raises PeerError with the peer's own words."""
 
+    def renew(self, connection: Connection) -> None:
+        """Forget every SA, whatever the other end makes of it, and take other terms for the next one."""
+        self.stop()
+        self.connection = connection
+        self.start()
+
     @abstractmethod
     def connect(self) -> None:
         """Initiate from this end and wait until the SAs are installed here. Raises PeerError."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,7 @@ class ScriptedNatt(Natt):
     def __init__(self, endpoint: Endpoint, connection: Connection) -> None:
         super().__init__(endpoint, connection)
         self._manager: KeyManager | None = None
+        self._was_non_ike = False
         self.machine = self._make_machine()
 
     @classmethod
@@ -143,8 +145,10 @@ class ScriptedNatt(Natt):
 
     @property
     def _is_non_ike(self) -> bool:
-        """Whether every version on offer has ESP on port 500 behind eight zero octets."""
-        return self.connection.version != IKEV2 and all(by_name(name).non_ike_marker for name in self._nat_t)
+        """Whether some version on offer has ESP on port 500 behind eight zero octets, or one had before."""
+        if self.connection.version != IKEV2:
+            self._was_non_ike |= any(by_name(name).non_ike_marker for name in self._nat_t)
+        return self._was_non_ike
 
     def configuration(self) -> str:
         """The nattd configuration of this end: sockets and the TUN device, no SAs."""
@@ -166,14 +170,34 @@ class ScriptedNatt(Natt):
         """Start nattd with its PF_KEY socket, then the key manager on it."""
         node = self.endpoint.node
         configuration = node.write_file("nattd.toml", self.configuration())
-        dialect = Dialect.NETBSD if self._is_non_ike else Dialect.FREEBSD
         argv = [sys.executable, "-m", "lab.natt.daemon", "--config", str(configuration)]
         argv += ["--control", str(self._control_path), "--pfkey", str(self._pfkey_path)]
-        argv += ["--pfkey-dialect", dialect.value]
+        argv += ["--pfkey-dialect", self._dialect.value]
         self._program = start_ready(node, argv, "nattd", os.environ)
         self._control = NattControl(self._control_path)
-        self._manager = KeyManager(self.machine, self._control_path, self._pfkey_path, dialect, self._took)
+        self._manage()
+
+    @property
+    def _dialect(self) -> Dialect:
+        """FreeBSD knows no non-IKE marker, NetBSD no SA that moves."""
+        return Dialect.NETBSD if self._is_non_ike else Dialect.FREEBSD
+
+    def _manage(self) -> None:
+        self._manager = KeyManager(
+            self.machine, self._control_path, self._pfkey_path, self._dialect, self._took
+        )
         self._manager.start()
+
+    def renew(self, connection: Connection) -> None:
+        """See Peer.renew: another key manager on the same nattd, if that needs no other configuration."""
+        before, self.connection = (self.configuration(), self._dialect), connection
+        self.machine = self._make_machine()
+        if (self.configuration(), self._dialect) != before:
+            super().renew(connection)
+            return
+        self.manager.close()
+        self._manage()
+        self.manager.flush()
 
     def _took(self, event: Event) -> None:
         """Ask nattd for keepalives once this end knows that it is behind a NAT (RFC 3948 section 4)."""
@@ -193,7 +217,11 @@ class ScriptedNatt(Natt):
 
     def connect(self) -> None:
         """Initiate, and wait until the SAs are installed here."""
-        self.manager.do(self.machine.initiate)
+        machine = self.machine
+        if isinstance(machine, Ikev1Peer):
+            self.manager.do(partial(machine.initiate, children=1 if self.connection.child else 0))
+        else:
+            self.manager.do(machine.initiate)
         self.wait_connected()
 
     def wait_connected(self) -> None:

@@ -243,6 +243,16 @@ class StrongSwan(Peer):
             }
         return children
 
+    def renew(self, connection: Connection) -> None:
+        """See Peer.renew: charon ends its IKE SAs, which it does not do without DELETE, and stays."""
+        if connection != self.connection:
+            super().renew(connection)
+            return
+        if self.sas():
+            with self._told("end its SAs"):
+                for _ in self._session.terminate({"ike": "lab", "force": "yes"}):
+                    pass
+
     def connect(self) -> None:
         """Initiate the IKE SA and its children; returns when all are installed here."""
         assert self._socket is not None

@@ -100,8 +100,14 @@ class Informational:
 
     def _take_delete(self, sa: Phase1, delete: Delete) -> list[Action]:
         if delete.protocol == PROTO_ESP:
-            found = [self._store.child_with(int.from_bytes(spi, "big")) for spi in delete.spis]
-            return self._store.remove_children(child for child in found if child is not None)
+            actions: list[Action] = []
+            for spi in delete.spis:
+                child = self._store.child_with(int.from_bytes(spi, "big"))
+                if child is None:
+                    actions.append(Event("ignored", {"why": f"DELETE of ESP SPI {spi.hex()}, not sent to"}))
+                else:
+                    actions += self._store.remove_children([child])
+            return actions
         cookies = sa.channel.cookie_i + sa.channel.cookie_r
         if delete.protocol == PROTO_ISAKMP and cookies in delete.spis:
             self.settle(sa)

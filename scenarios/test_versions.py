@@ -1,0 +1,206 @@
+"""Which version of NAT traversal two IKEv1 peers agree on."""
+
+from dataclasses import replace
+from functools import partial
+from itertools import permutations
+
+from lab.capture.expect import expect
+from lab.capture.seen import Seen
+from lab.cell import Cell
+from lab.ike.ikev1.persona import PLAIN
+from lab.ike.versions import by_name
+from lab.peers.peer import IKEV1_AGGRESSIVE, IKEV1_MAIN, IKEV2
+from lab.scenario import scenario
+from lab.wait import wait_until
+from scenarios.phase1 import (
+    IN_CLEAR,
+    KNOWN,
+    NAT_D_TYPE,
+    RFC,
+    STENBERG,
+    newest_phase1,
+    phase1_of_script,
+    terms,
+    told,
+    versions,
+)
+from scenarios.scripted import scripted
+
+IKEV1 = (IKEV1_MAIN, IKEV1_AGGRESSIVE)
+RESPONDERS = (("natt", "natt"), ("natt", "strongswan"))
+"""Pairs in which the responder is the subject and the initiator scripted."""
+INITIATORS = (("natt", "natt"), ("strongswan", "natt"))
+"""Pairs in which the initiator is the subject and the responder scripted."""
+OFFERED = {"natt": [RFC, "draft-03", "draft-02n", "draft-02"], "strongswan": [RFC, "draft-02n"]}
+"""What each peer offers of its own accord, in its order."""
+BEST = (RFC, "draft-03", "draft-02", "draft-02n")
+"""In the order of preference of every responder."""
+TAKEN_UNOFFERED = {"natt": (), "strongswan": ("draft-02", "draft-03")}
+"""Versions that an initiator speaks if they are answered, though it did not offer them."""
+
+
+def start_responder(cell: Cell) -> None:
+    """Start the right end so that it knows every version it can."""
+    cell.start("right", **terms(cell, "right", nat_t=KNOWN["natt"]))
+
+
+@scenario("VER-01", pairs=INITIATORS, versions=IKEV1, features=("ike",), child=False)
+def the_first_message_offers_all_in_order(cell: Cell) -> None:
+    cell.up()
+    assert newest_phase1(cell).offered == OFFERED[cell.spec.left]
+
+
+@scenario("VER-02", pairs=RESPONDERS, versions=IKEV1, features=("ike",), child=False)
+def each_single_version_is_agreed_to_or_declined(cell: Cell) -> None:
+    start_responder(cell)
+    for name, nat_d in NAT_D_TYPE.items():
+        agreed = name in KNOWN[cell.spec.right]
+        with phase1_of_script(cell, **versions(name), persona=IN_CLEAR) as (phase1, _):
+            assert phase1.offered == [name]
+            assert phase1.answered == ([name] if agreed else []), name
+            if agreed:
+                wait_until(cell.right.nat_flags, f"NAT detection under {name}")
+        phase1.expect_nat_d(*([nat_d] if agreed else []))
+        phase1.expect_float(name if agreed else None)
+
+
+@scenario("VER-03", pairs=RESPONDERS, versions=(IKEV1_MAIN,), features=("ike",), child=False)
+def of_several_versions_the_best_one_is_returned(cell: Cell) -> None:
+    start_responder(cell)
+    for offer in (*permutations(BEST, 2), BEST, BEST[::-1]):
+        with phase1_of_script(cell, **versions(*offer)) as (phase1, _):
+            assert phase1.offered == list(offer)
+            assert phase1.answered == [min(offer, key=BEST.index)], offer
+
+
+@scenario("VER-04", pairs=RESPONDERS, versions=(IKEV1_MAIN,), features=("ike",), child=False)
+def draft_02_has_two_names(cell: Cell) -> None:
+    start_responder(cell)
+    for name in ("draft-02", "draft-02n"):
+        with phase1_of_script(cell, **versions(name)) as (phase1, _):
+            assert phase1.answered == [name]
+        phase1.expect_nat_d(130)
+        phase1.expect_float(name)
+
+
+@scenario("VER-05", pairs=RESPONDERS, versions=(IKEV1_MAIN,), features=("ike",))
+def drafts_04_to_08_are_spoken_or_not_at_all(cell: Cell) -> None:
+    start_responder(cell)
+    for name in ("draft-04", "draft-05", "draft-06", "draft-07", "draft-08"):
+        agreed = name in KNOWN[cell.spec.right]
+        with phase1_of_script(cell, children=1, **versions(name)) as (phase1, runner):
+            child = runner.run_until(partial(told, runner, "child-established"), f"an SA under {name}")[0]
+            assert child.detail["encapsulation"] == ("espinudp" if agreed else "none"), name
+        phase1.expect_nat_d(*([15] if agreed else []))
+        phase1.expect_float(name if agreed else None)
+
+
+@scenario("VER-06", pairs=RESPONDERS, versions=(IKEV1_MAIN,), features=("ike",), child=False)
+def the_rfc_wins_over_the_unnumbered_draft(cell: Cell) -> None:
+    start_responder(cell)
+    for offer in permutations((RFC, "unnumbered")):
+        with phase1_of_script(cell, **versions(*offer)) as (phase1, _):
+            assert phase1.offered == list(offer)
+            assert phase1.answered == [RFC]
+        phase1.expect_nat_d(20)
+
+
+@scenario("VER-07", pairs=RESPONDERS, versions=IKEV1, features=("ike",))
+def the_stenberg_drafts_are_unknown(cell: Cell) -> None:
+    cell.start("right")
+    persona = replace(PLAIN, vendor_ids=tuple(STENBERG))
+    with phase1_of_script(cell, nat_t=(), persona=persona) as (phase1, _):
+        assert phase1.offered == list(STENBERG.values())
+        assert phase1.answered == []
+    phase1.expect_nat_d()
+    phase1.expect_float(None)
+    assert cell.right.is_alive()
+    cell.start("left")
+    cell.connect()
+    cell.ping()
+
+
+@scenario("VER-08", pairs=INITIATORS, versions=IKEV1, features=("ike",), child=False)
+def the_initiator_speaks_what_the_responder_chose(cell: Cell) -> None:
+    offered = KNOWN["natt"] if cell.spec.left == "natt" else OFFERED[cell.spec.left]
+    cell.start("right", nat_t=KNOWN["natt"])
+    cell.start("left", **terms(cell, "left", nat_t=offered, ike={"persona": IN_CLEAR}))
+    for name in offered:
+        cell.renew("right", nat_t=(name,))
+        cell.renew("left")
+        cell.connect()
+        phase1 = newest_phase1(cell)
+        assert phase1.offered == list(offered)
+        assert phase1.answered == [name]
+        phase1.expect_nat_d(NAT_D_TYPE[name])
+        phase1.expect_float(name)
+
+
+@scenario("VER-09", pairs=INITIATORS, versions=(IKEV1_MAIN,), features=("ike",), child=False)
+def an_answer_that_was_not_offered_mixes_no_types(cell: Cell) -> None:
+    cell.start("right", nat_t=KNOWN["natt"])
+    cell.start("left", **terms(cell, "left", nat_t=(RFC,)))
+    for name in ("draft-00", "draft-02", "draft-03", "draft-08"):
+        version = by_name(name)
+        insistent = replace(PLAIN, answer_vendor_ids=(version.vendor_id,), speaks=version)
+        cell.renew("right", nat_t=(name,), ike={"persona": insistent})
+        cell.renew("left")
+        cell.connect()
+        phase1 = newest_phase1(cell)
+        assert name not in phase1.offered
+        assert phase1.answered == [name]
+        spoken = name if name in TAKEN_UNOFFERED[cell.spec.left] else None
+        assert phase1.nat_d_types("left") == ({NAT_D_TYPE[spoken]} if spoken else set()), name
+        phase1.expect_float(spoken)
+
+
+@scenario("VER-10", pairs=INITIATORS, versions=(IKEV1_MAIN,), features=("ike",), child=False)
+def of_an_echo_the_initiator_takes_the_best(cell: Cell) -> None:
+    cell.start("right", nat_t=KNOWN["natt"], ike={"persona": replace(PLAIN, echoes_vendor_ids=True)})
+    cell.start("left", **terms(cell, "left", nat_t=KNOWN["natt"]))
+    for offered in (KNOWN["natt"], ("draft-02", "draft-03"), ("draft-08", "draft-02n"))[
+        : 3 if cell.spec.left == "natt" else 1
+    ]:
+        cell.renew("left", **terms(cell, "left", nat_t=offered))
+        cell.renew("right")
+        cell.connect()
+        phase1 = newest_phase1(cell)
+        assert phase1.answered == phase1.offered
+        best = max(phase1.offered, key=KNOWN["natt"].index)
+        phase1.expect_nat_d(NAT_D_TYPE[best])
+
+
+REFUSES = ("strongswan",)
+"""Peers that answer a major version they are not configured for; the others are silent."""
+
+
+def refuses(message: Seen) -> bool:
+    """Whether it holds NO_PROPOSAL_CHOSEN (14) alone, as IKEv1 or IKEv2 writes it."""
+    ike = message.ike
+    if ike is None or len(ike.payloads) != 1:
+        return False
+    if ike.version == 2:
+        return ike.notifies == ((14, b""),)
+    return ike.exchange == "informational" and ike.payloads[0].body[6:8] == (14).to_bytes(2, "big")
+
+
+@scenario("VER-22", pairs=RESPONDERS, versions=(IKEV1_MAIN, IKEV2), features=("ike",), child=False)
+def the_other_major_version_leaves_nothing_behind(cell: Cell) -> None:
+    cell.start("right")
+    for version in IKEV1 if cell.version == IKEV2 else (IKEV2,):
+        with scripted(cell, version=version) as runner:
+            if cell.spec.right in REFUSES:
+                name = "failed" if version == IKEV2 else "unprotected-notify"
+                runner.run_until(partial(told, runner, name), "a refusal")
+            else:
+                wait_until(lambda: cell.right.manager.events, "the message to be thrown away")
+                cell.right.manager.events.clear()
+    answers = cell.seen.on("wan").ike.sent_by(cell.endpoint("right").address)
+    if cell.spec.right in REFUSES:
+        expect(answers).each("NO_PROPOSAL_CHOSEN in the version of the question", refuses)
+    else:
+        expect(answers).none()
+    expect(cell.seen.to_port(4500)).none()
+    assert cell.right.nat_flags() == frozenset()
+    cell.start("left")
+    cell.connect()
