@@ -1,4 +1,4 @@
-"""What an IKEv1 phase 1 says of NAT traversal on the wire: versions offered and answered, NAT-D, the float."""
+"""What an IKEv1 phase 1 says of NAT traversal on the wire: versions offered, answered; NAT-D; the float."""
 
 import contextlib
 from collections.abc import Iterable, Iterator

@@ -29,7 +29,7 @@ LEFT_ID, RIGHT_ID = "left.test", "right.test"
 def scripted(
     cell: Cell, *deviations: Deviation, version: str = "", children: int = 1, **ikev1: Any
 ) -> Iterator[Runner]:
-    """Initiate in `version`, by default the cell's, with `deviations`, on ports 500 and 4500 of the left node.
+    """Initiate in `version`, by default the cell's, with `deviations`, on the IKE ports of the left node.
 
     `children` is the number of quick modes, `ikev1` are fields of the IKEv1 Config other than usual.
     """

@@ -40,6 +40,15 @@ def test_a_scenario_unfolds_into_pairs_topologies_and_shared_versions() -> None:
     ]
 
 
+def test_a_scenario_may_name_its_pairs() -> None:
+    one = declared(versions=(MANUAL, IKEV2), pairs=(("natt", "natt"), ("natt", "strongswan")))
+    assert names(one) == [
+        "ENC-01[natt-natt-one_nat-manual]",
+        "ENC-01[natt-natt-one_nat-ikev2]",
+        "ENC-01[natt-strongswan-one_nat-ikev2]",
+    ]
+
+
 def test_a_pair_without_the_version_gets_one_unsupported_cell() -> None:
     cells = {
         (cell.left, cell.right): cell
@@ -63,6 +72,7 @@ def test_a_feature_that_a_peer_does_not_declare_is_unsupported() -> None:
         ({"id": "ENC-99"}, "ENC-99 is not in scenarios/catalogue.toml"),
         ({"versions": ("ikev3",)}, r"versions \['ikev3'\]; known are manual"),
         ({"versions": ()}, r"versions \(\)"),
+        ({"pairs": (("natt", "racoon"),)}, "no pair natt-racoon; there are natt-natt, natt-strongswan, "),
         ({"colour": "green"}, "colour.*a connection has version, mode"),
         ({"mode": "beet"}, "ENC-01: mode: 'beet' is none of tunnel, transport"),
         ({"esp": "aes-gcm-17"}, "ENC-01: esp: no suite 'aes-gcm-17'; close are .*aes-gcm-16"),
