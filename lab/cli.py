@@ -43,7 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
     run.add_argument(
         "--keep-evidence", action="store_true", help="captures and logs of cells that passed, too"
     )
-    run.add_argument("-n", dest="workers", metavar="N", help="cells at a time (default: two a core)")
+    run.add_argument("-n", dest="workers", metavar="N", help="cells at a time (default: three a core)")
     listing = commands.add_parser("catalogue", help="the scenarios and which of them are covered")
     listing.add_argument("--covered", action="store_true", help="only those that have a test")
     drawing = commands.add_parser("topology", help="draw a topology, or list them")
@@ -100,9 +100,9 @@ def _run(options: argparse.Namespace, rest: list[str]) -> int:
     reports = os.path.abspath(options.reports)
     arguments = [str(SCENARIOS), "--rootdir", str(SCENARIOS.parent), "--full-report", f"--reports={reports}"]
     single = len(options.cells) == 1 and "[" in options.cells[0]
-    # Most of a cell is waiting for a daemon, so two of them share a core.
-    workers = options.workers or ("0" if single else str(2 * (os.cpu_count() or 1)))
-    arguments += ["-p", "no:terminal", "-n", workers, *chosen, *rest]
+    # Most of a cell is waiting for a daemon, so three of them share a core.
+    workers = options.workers or ("0" if single else str(3 * (os.cpu_count() or 1)))
+    arguments += ["-p", "no:terminal", "-n", workers, "--dist", "worksteal", *chosen, *rest]
     status = pytest.main(arguments)
     return 2 if status == pytest.ExitCode.NO_TESTS_COLLECTED else int(status)
 

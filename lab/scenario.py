@@ -10,11 +10,15 @@ from functools import cache
 from importlib.resources import files
 from typing import Any, TypeVar
 
-from lab.peers.peer import VERSIONS, Connection, UnsupportedError
+from lab.peers.peer import IKEV1_AGGRESSIVE, VERSIONS, Connection, UnsupportedError
 from lab.peers.registry import PEERS, driver
 from lab.peers.registry import pairs as known_pairs
 
 ATTRIBUTE = "nattlab_scenario"
+SCRIPTED = "natt"
+SPARED = (IKEV1_AGGRESSIVE,)
+"""Versions that the scripted peer runs only in scenarios that name them: aggressive mode differs from main
+mode in its first messages, and those have scenarios of their own."""
 
 
 class ScenarioError(Exception):
@@ -46,6 +50,8 @@ class Scenario:
     """Left and right peer of each pair it is tried between; empty for every pair."""
     connection: Mapping[str, Any] = field(default_factory=dict)
     """Fields of Connection that differ from the default."""
+    is_for_all_versions: bool = False
+    """Whether `versions` was left to the default."""
 
     @property
     def title(self) -> str:
@@ -61,6 +67,8 @@ class Scenario:
         for left, right in self.pairs or known_pairs():
             shared = PEERS[left].capabilities.versions & PEERS[right].capabilities.versions
             versions = [version for version in self.versions if version in shared]
+            if self.is_for_all_versions and SCRIPTED in (left, right):
+                versions = [version for version in versions if version not in SPARED]
             if not versions:
                 found.append(CellSpec(self, left, right, self.topologies[0], min(shared, key=VERSIONS.index)))
             found += [
@@ -129,7 +137,7 @@ def scenario(
     id: str,
     *,
     topologies: tuple[str, ...] = ("one_nat",),
-    versions: tuple[str, ...] = VERSIONS,
+    versions: tuple[str, ...] | None = None,
     features: tuple[str, ...] = (),
     needs: tuple[str, ...] = (),
     pairs: tuple[tuple[str, str], ...] = (),
@@ -143,6 +151,8 @@ def scenario(
     """
     if id not in catalogue():
         raise ScenarioError(f"{id} is not in scenarios/catalogue.toml: add its title, group and source there")
+    is_for_all = versions is None
+    versions = VERSIONS if versions is None else versions
     unknown = [version for version in versions if version not in VERSIONS]
     if unknown or not versions:
         raise ScenarioError(f"{id}: versions {unknown or '()'}; known are {', '.join(VERSIONS)}")

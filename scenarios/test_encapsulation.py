@@ -42,7 +42,7 @@ def tunnel_is_esp_in_udp(cell: Cell) -> None:
     expect(cell.seen.native_esp).none()
 
 
-@scenario("ENC-03", topologies=BEHIND_NATS, versions=IKE, features=("ike",))
+@scenario("ENC-03", versions=IKE, features=("ike",))
 def floated_ike_has_the_marker(cell: Cell) -> None:
     cell.up()
     before, after = cell.seen.unmarked_ike, cell.seen.marked_ike
@@ -58,7 +58,7 @@ def floated_ike_has_the_marker(cell: Cell) -> None:
     )
 
 
-@scenario("ENC-04", topologies=BEHIND_NATS, versions=IKE, features=("ike",))
+@scenario("ENC-04", versions=IKE, features=("ike",))
 def ike_on_500_has_no_marker(cell: Cell) -> None:
     cell.up()
     on_500 = cell.seen.where(lambda p: 500 in (p.sport, p.dport), "on port 500")

@@ -94,7 +94,7 @@ def both_behind_nats_know_it(cell: Cell) -> None:
 
 @scenario(
     "FLT-09",
-    topologies=("direct", "one_nat", "responder_behind_nat", "both_behind_nat"),
+    topologies=("direct", "both_behind_nat"),
     versions=IKE,
     features=("ike", "nat-detection"),
     child=False,

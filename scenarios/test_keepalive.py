@@ -17,7 +17,7 @@ SENDERS = {
 @scenario("KA-01", features=("keepalive",), keepalive=INTERVAL)
 def idle_sa_is_kept_alive(cell: Cell) -> None:
     cell.up()
-    count = 5
+    count = 4
     cell.until(
         lambda seen: len(seen.on("wan").keepalives) >= count,
         f"{count} keepalives on wan",
@@ -52,5 +52,5 @@ def only_the_end_behind_the_nat_sends(cell: Cell) -> None:
 def no_nat_no_keepalive(cell: Cell) -> None:
     cell.up()
     cell.ping()
-    cell.watch_for(3.5 * INTERVAL, lambda seen: seen.keepalives)
+    cell.watch_for(2.5 * INTERVAL, lambda seen: seen.keepalives)
     expect(cell.seen.keepalives).none()

@@ -160,7 +160,7 @@ class Natt(Peer):
             argv += ["--pfkey", str(self._pfkey)]
         if not self.connection.privileged:
             argv[:0] = UNPRIVILEGED
-        self._program = start_ready(node, argv, "nattd", os.environ)
+        self._program = start_ready(node, argv, "nattd", environment())
         self._control = NattControl(self._control_path)
         if dialect:
             self._key_socket = KeySocket(self._key_path, dialect)
@@ -445,6 +445,11 @@ class Natt(Peer):
     @property
     def _control_path(self) -> Path:
         return self.endpoint.node.scratch / "control"
+
+
+def environment() -> dict[str, str]:
+    """This process's environment for a nattd; compiled modules may be kept, which halves its start."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 
 
 def table(header: str, **values: Any) -> str:

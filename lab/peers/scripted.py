@@ -6,7 +6,6 @@ tells it by PF_KEY what to encapsulate.
 
 from __future__ import annotations
 
-import os
 import sys
 from dataclasses import replace
 from functools import partial
@@ -32,7 +31,7 @@ from lab.ike.transport import Endpoint as UdpEndpoint
 from lab.ike.versions import by_name
 from lab.natt.pfkey.numbers import Dialect
 from lab.peers.keymanager import KeyManager
-from lab.peers.natt import Natt, NattControl, network, table
+from lab.peers.natt import Natt, NattControl, environment, network, table
 from lab.peers.peer import (
     FORCE,
     IKEV1_AGGRESSIVE,
@@ -173,7 +172,7 @@ class ScriptedNatt(Natt):
         argv = [sys.executable, "-m", "lab.natt.daemon", "--config", str(configuration)]
         argv += ["--control", str(self._control_path), "--pfkey", str(self._pfkey_path)]
         argv += ["--pfkey-dialect", self._dialect.value]
-        self._program = start_ready(node, argv, "nattd", os.environ)
+        self._program = start_ready(node, argv, "nattd", environment())
         self._control = NattControl(self._control_path)
         self._manage()
 
