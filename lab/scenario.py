@@ -164,7 +164,7 @@ def scenario(
         Connection(version=versions[0], **connection)
     except (TypeError, ValueError) as error:
         raise _wrong_connection(id, error) from error
-    declared = Scenario(id, topologies, versions, frozenset(features), needs, pairs, connection)
+    declared = Scenario(id, topologies, versions, frozenset(features), needs, pairs, connection, is_for_all)
 
     def mark(function: Function) -> Function:
         setattr(function, ATTRIBUTE, declared)
