@@ -1,14 +1,11 @@
 """NAT detection and the port float."""
 
-from collections.abc import Iterable
-
 from lab.capture.expect import expect
-from lab.capture.natd import nat_d_hash_v1, nat_detection_hash
-from lab.capture.packets import Packets
 from lab.capture.seen import Seen
 from lab.cell import Cell
 from lab.peers.peer import IKEV1_AGGRESSIVE, IKEV1_MAIN, IKEV2
 from lab.scenario import scenario
+from scenarios.detection import carried_hashes, detecting, hashes_of_ends
 
 IKE = (IKEV1_MAIN, IKEV1_AGGRESSIVE, IKEV2)
 
@@ -45,7 +42,7 @@ def ike_auth_is_on_4500_and_hashes_tell_the_nat(cell: Cell) -> None:
             "on port 4500 behind the marker", is_marked_on_4500
         )
     request = cell.seen.on("wan").ike.exchange("IKE_SA_INIT").to(cell.endpoint("right").address).first
-    source, destination = _ends_on_this_link(request)
+    source, destination = hashes_of_ends(request)
     assert request.ike is not None
     assert source not in request.ike.nat_detection_source, "the NAT does not show in NAT_DETECTION_SOURCE_IP"
     assert request.ike.nat_detection_destination == (destination,)
@@ -105,15 +102,15 @@ def nat_detection_hashes_are_recomputed(cell: Cell) -> None:
     as_sent = [
         message
         for side, link in (("left", links[0]), ("right", links[-1]))
-        for message in _detecting(cell.seen.on(link).ike.sent_by(cell.endpoint(side).address))
+        for message in detecting(cell.seen.on(link).ike.sent_by(cell.endpoint(side).address))
     ]
     # Message 3 of aggressive mode, the initiator's, is encrypted by strongSwan.
     expect(cell.seen.where(lambda p: p in as_sent, "with NAT detection, at their senders")).exactly(
         1 if cell.version == IKEV1_AGGRESSIVE else 2
     )
     for message in as_sent:
-        source, destination = _ends_on_this_link(message)
-        carried = _carried_hashes(message)
+        source, destination = hashes_of_ends(message)
+        carried = carried_hashes(message)
         assert carried == [destination, source], (
             f"packet {message.number} on {message.link} carries the hashes {[h.hex() for h in carried]}; "
             f"for its addresses and ports they are {destination.hex()} (destination), {source.hex()} (source)"
@@ -130,30 +127,3 @@ def no_nat_is_told_where_there_is_none(cell: Cell) -> None:
 
 def _negotiates(cell: Cell) -> bool:
     return cell.version in IKE
-
-
-def _detecting(packets: Packets) -> Iterable[Seen]:
-    """The messages that carry NAT detection payloads in clear, as they left their sender."""
-    return [p for p in packets if p.ike is not None and (p.ike.nat_d or p.ike.nat_detection_destination)]
-
-
-def _carried_hashes(packet: Seen) -> list[bytes]:
-    """The hash of the destination, then those of the source, that a message carries."""
-    assert packet.ike is not None
-    if packet.ike.version == 2:
-        return [*packet.ike.nat_detection_destination, *packet.ike.nat_detection_source]
-    return [natd.hash for natd in packet.ike.nat_d]
-
-
-def _ends_on_this_link(packet: Seen) -> tuple[bytes, bytes]:
-    """NAT detection hashes of the source and the destination of `packet` as it is on its link."""
-    ike = packet.ike
-    assert ike is not None
-    hashes = []
-    for address, port in ((packet.src, packet.sport), (packet.dst, packet.dport)):
-        assert port is not None
-        if ike.version == 2:
-            hashes.append(nat_detection_hash(ike.initiator_spi, ike.responder_spi, address, port))
-        else:
-            hashes.append(nat_d_hash_v1(ike.initiator_spi, ike.responder_spi, address, port, "sha256"))
-    return hashes[0], hashes[1]
