@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import socket
 import sys
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -17,6 +16,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from lab.natt.controlclient import ControlClient, ControlRefusedError
 from lab.nodes.node import Program
 from lab.peers.key_socket import KeySocket
 from lab.peers.peer import (
@@ -46,40 +46,30 @@ _KEY_WORDS = {ESPINUDP: "esp-udp", NON_IKE: "esp-udp-nonike"}
 UNPRIVILEGED = ("setpriv", "--bounding-set=-all,+net_bind_service", "--inh-caps=-all")
 
 
-class NattControl:
-    """The control socket of a nattd: one JSON object a line, each way."""
+class NattControl(ControlClient):
+    """The control socket of a nattd, for the lab: what goes wrong is a PeerError."""
 
     def __init__(self, path: Path) -> None:
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._socket.settimeout(CONTROL_DEADLINE)
-        self._socket.connect(str(path))
-        self._lines = self._socket.makefile("r")
+        super().__init__(str(path), CONTROL_DEADLINE)
 
     def ask(self, operation: str, **arguments: Any) -> dict[str, Any]:
         """Send one operation and return its answer. Raises PeerError if nattd refuses it or is gone."""
-        request = json.dumps({"op": operation, **arguments})
         try:
-            self._socket.sendall(request.encode() + b"\n")
-            line = self._lines.readline()
+            return super().ask(operation, **arguments)
+        except ControlRefusedError as error:
+            raise PeerError(f"nattd refused {error}") from error
         except OSError as error:
-            raise PeerError(f"nattd did not answer {request}: {error}") from error
-        if not line:
-            raise PeerError(f"nattd closed its control socket on {request}")
-        answer: dict[str, Any] = json.loads(line)
-        if "error" in answer:
-            raise PeerError(f"nattd refused {request}: {answer['error']}")
-        return answer
+            raise PeerError(f"nattd did not answer {operation}: {error}") from error
 
     def events(self) -> Iterator[dict[str, Any]]:
         """Yield events as they come, after ``ask("watch")``; PeerError after CONTROL_DEADLINE of silence."""
         while True:
             try:
-                line = self._lines.readline()
+                yield self.next()
             except TimeoutError as error:
                 raise PeerError(f"nattd told of no further event within {CONTROL_DEADLINE:g} s") from error
-            if not line:
+            except ConnectionError:
                 return
-            yield json.loads(line)
 
     def events_until(self, last: Callable[[dict[str, Any]], bool]) -> list[dict[str, Any]]:
         """Collect events up to and including the first for which `last` holds."""
@@ -89,11 +79,6 @@ class NattControl:
             if last(event):
                 break
         return collected
-
-    def close(self) -> None:
-        """Close the connection; nattd goes on."""
-        self._lines.close()
-        self._socket.close()
 
 
 class Natt(Peer):
