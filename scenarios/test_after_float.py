@@ -1,18 +1,27 @@
 """What two ends do once IKE lives on 4500: rekey, ask for life, delete, and never go back."""
 
+from functools import partial
+
 from lab.capture.expect import expect
 from lab.capture.packets import Packets
 from lab.capture.seen import Kind, Seen
 from lab.cell import Cell
+from lab.ike.deviation import DuplicateMessage, Match
 from lab.peers.peer import IKEV1_AGGRESSIVE, IKEV1_MAIN, IKEV2
 from lab.scenario import scenario
 from lab.wait import wait_until
+from scenarios.injection import as_arriving, inject
 
-IKE = (IKEV1_MAIN, IKEV1_AGGRESSIVE, IKEV2)
+IKEV1 = (IKEV1_MAIN, IKEV1_AGGRESSIVE)
+IKE = (*IKEV1, IKEV2)
 CHILD_EXCHANGE = {IKEV1_MAIN: "quick mode", IKEV1_AGGRESSIVE: "quick mode", IKEV2: "CREATE_CHILD_SA"}
 IKE_EXCHANGE = {IKEV1_MAIN: "main mode", IKEV1_AGGRESSIVE: "aggressive mode", IKEV2: "CREATE_CHILD_SA"}
 TELLING = {IKEV1_MAIN: "informational", IKEV1_AGGRESSIVE: "informational", IKEV2: "INFORMATIONAL"}
 """Names of the exchanges that make a child SA, make an IKE SA, and tell."""
+LAST_ON_500 = {IKEV1_MAIN: Match(exchange=2, nth=1), IKEV2: Match(exchange=34)}
+"""The last request that is answered on 500."""
+RESPONDERS = (("natt", "natt"), ("natt", "strongswan"))
+"""Pairs in which the responder is the subject and the initiator scripted."""
 
 
 def up_behind_other_ports(cell: Cell) -> None:
@@ -114,3 +123,78 @@ def deletes_go_to_4500_marked(cell: Cell) -> None:
         expect_marked_at_mapping(cell, cell.seen.on("wan").after(last).ike)
         wait_until(lambda: not cell.left.has_ike, "no IKE SA at the left end")
         assert not cell.peer(other).inbound_spis()
+
+
+@scenario("FLT-11", versions=IKE, features=("ike",))
+def old_messages_on_500_move_nothing_back(cell: Cell) -> None:
+    up_behind_other_ports(cell)
+    right, port = cell.endpoint("right").address, mapped(cell)
+    old = cell.seen.on("wan").unmarked_ike.to(right)
+    last = cell.seen.on("wan")[-1]
+    known = (cell.left.inbound_spis(), cell.right.inbound_spis())
+    inject(cell, "wan", *(as_arriving(message, message.payload) for message in old))
+    cell.ping_back()
+    assert (cell.left.inbound_spis(), cell.right.inbound_spis()) == known
+    expect(cell.seen.on("wan").after(last).esp_in_udp.sent_by(right)).each_field(sport=4500, dport=port)
+    # A repeated request may draw its answer once more, and nothing else.
+    answers = cell.seen.on("wan").after(last).ike.sent_by(right)
+    expect(answers).between(0, len(old))
+    assert {answer.sport for answer in answers} <= {500}
+    expect(cell.seen.on("wan").after(last).marked_ike.sent_by(right)).none()
+    if cell.spec.left == "natt":
+        cell.left.manager.do(cell.left.machine.initiate)
+        first_by(cell, "left", last, {IKEV2: "IKE_SA_INIT"}.get(cell.version, IKE_EXCHANGE[cell.version]))
+        wait_until(lambda: cell.left.inbound_spis() - known[0], "the new exchange's SA")
+        cell.ping()
+
+
+@scenario("FLT-21", pairs=RESPONDERS, versions=(IKEV1_MAIN, IKEV2), features=("ike",))
+def a_repeated_request_is_answered_where_it_came_from(cell: Cell) -> None:
+    cell.network.nat("nat").remap()
+    cell.start("right")
+    cell.start("left", deviations=(DuplicateMessage(LAST_ON_500[cell.version]),))
+    cell.connect()
+    cell.ping()
+    right = cell.endpoint("right").address
+    request = cell.seen.on("wan").unmarked_ike.to(right).last
+    answer = cell.seen.on("wan").unmarked_ike.sent_by(right).last
+    expect(cell.seen.on("wan").carrying(request)).exactly(2)
+    expect(cell.seen.on("wan").carrying(answer)).exactly(2).each_field(sport=500, dport=request.sport)
+    last = cell.seen.on("wan")[-1]
+    inject(cell, "wan", as_arriving(request, request.payload))
+    expect_marked_at_mapping(cell, rekeyed_child(cell, "right").sent_by(right))
+    expect(cell.seen.on("wan").after(last).carrying(request), note="what was put there").exactly(1)
+
+
+@scenario("FLT-23", pairs=RESPONDERS, versions=IKEV1, features=("ike",))
+def quick_modes_pending_at_the_float_run_on_4500(cell: Cell) -> None:
+    cell.network.nat("nat").remap()
+    cell.start()
+    cell.left.manager.do(partial(cell.left.machine.initiate, children=3))
+    for side in ("left", "right"):
+        wait_until(lambda side=side: len(cell.peer(side).inbound_spis()) == 3, f"three SAs at the {side} end")  # type: ignore[misc]
+    cell.ping()
+    quick = cell.seen.on("wan").ike.exchange("quick mode")
+    expect_marked_at_mapping(cell, quick)
+    assert len({p.ike.message_id for p in quick if p.ike is not None}) == 3
+
+
+@scenario("FLT-13", versions=(IKEV2,), features=("ike",))
+def only_the_end_told_to_rekeys(cell: Cell) -> None:
+    cell.network.nat("nat").remap()
+    cell.start("right")
+    cell.start("left", child_lifetime=1)
+    cell.connect()
+    cell.ping()
+    before = cell.left.inbound_spis()
+    wait_until(lambda: before.isdisjoint(cell.left.inbound_spis()), "the rekeyed child SA", 5)
+    cell.ping()
+    cell.ping_back()
+    requests = (
+        cell.seen.on("wan")
+        .ike.exchange("CREATE_CHILD_SA")
+        .where(lambda p: p.ike is not None and not p.ike.is_response, "requesting")
+    )
+    expect(requests.to(cell.endpoint("right").address)).some()
+    expect(requests.sent_by(cell.endpoint("right").address)).none()
+    expect_marked_at_mapping(cell, requests)

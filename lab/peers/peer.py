@@ -92,6 +92,8 @@ class Connection:
     """``espinudp`` (RFC 3948), or ``espinudp-non-ike``: drafts 00 and 01, on the IKE port."""
     nat_t_port: int = NAT_T_PORT
     """UDP port of ESP and floated IKE at both ends."""
+    start_on_nat_t: bool = False
+    """The initiator begins at `nat_t_port`, with the marker on its first message (RFC 3947 section 4)."""
     replay_window: int = 64
     """Packets."""
     esp_frag: int = 65535
@@ -191,6 +193,7 @@ OPTIONS = (
     "pfkey",
     "liveness",
     "child_lifetime",
+    "start_on_nat_t",
     "nat_t",
     "deviations",
     "ike",

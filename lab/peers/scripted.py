@@ -16,6 +16,7 @@ from lab.ike import keys
 from lab.ike.action import Event
 from lab.ike.association import Selector
 from lab.ike.crypto import NO_INTEGRITY, Encryption
+from lab.ike.deviation import Deviation, Ports
 from lab.ike.errors import ConfigurationError, CryptoError
 from lab.ike.ikev1 import config as v1
 from lab.ike.ikev1 import suites as v1_suites
@@ -56,7 +57,7 @@ class ScriptedNatt(Natt):
     capabilities = replace(
         Natt.capabilities,
         options=frozenset({"inner_family", "nat_t_port", "nat_t", "deviations", "ike"})
-        | {"liveness", "child_lifetime"},
+        | {"liveness", "child_lifetime", "start_on_nat_t"},
         features=Natt.capabilities.features - {"several-children", "nat-oa", "udp-checksum"},
     )
 
@@ -107,7 +108,7 @@ class ScriptedNatt(Natt):
                 child_lifetime=connection.child_lifetime,
                 **connection.ike,
             ),
-            connection.deviations,
+            self._deviations,
         )
 
     def _ikev1(self) -> Ikev1Peer:
@@ -135,8 +136,13 @@ class ScriptedNatt(Natt):
                 **nets,
                 **connection.ike,
             ),
-            connection.deviations,
+            self._deviations,
         )
+
+    @property
+    def _deviations(self) -> tuple[Deviation, ...]:
+        first = (Ports(start_on_natt_port=True),) if self.connection.start_on_nat_t else ()
+        return (*first, *self.connection.deviations)
 
     @property
     def _nat_t(self) -> tuple[str, ...]:

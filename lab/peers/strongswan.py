@@ -114,9 +114,8 @@ class StrongSwan(Peer):
             for name, suite in ESP_SUITES.items()
             if not suite.esn and suite.integrity != "hmac-sha2-256-96"
         ),
-        options=frozenset(
-            {"further_esp", "inner_family", "nat_t_port", "wildcard", "liveness", "child_lifetime"}
-        ),
+        options=frozenset({"further_esp", "inner_family", "nat_t_port", "wildcard"})
+        | {"liveness", "child_lifetime", "start_on_nat_t"},
         features=frozenset({"ike", "keepalive", "nat-detection", "several-children"}),
     )
 
@@ -206,7 +205,8 @@ class StrongSwan(Peer):
         me, other = ("left.test", "right.test") if end.name == "left" else ("right.test", "left.test")
         self._session.load_shared({"id": "lab", "type": "IKE", "data": connection.secret})
         # An initiator that begins on other ports than 500 uses the marker from the first message on.
-        port = connection.nat_t_port if connection.nat_t_port != NAT_T_PORT else IKE_PORT
+        is_early = connection.start_on_nat_t or connection.nat_t_port != NAT_T_PORT
+        port = connection.nat_t_port if is_early else IKE_PORT
         self._session.load_conn(
             {
                 "lab": {
