@@ -128,7 +128,7 @@ class Gatherer:
             titles = {scenario: self._titles[scenario] for scenario in sorted(self._titles)}
             width = self._console.width if self._console.is_terminal else 120
             Console(highlight=False, width=width).print(matrix.table(results, titles, width))
-            show(matrix.legend(), markup=False)
+            show(matrix.legend(results), markup=False)
             for reason, count in matrix.reasons(results):
                 show(f"  {count} {reason}", markup=False)
             show(", ".join(f"{name}: {text}" for name, text in sorted(self._releases.items())), markup=False)

@@ -51,6 +51,7 @@ def table(results: Sequence[Result], titles: dict[str, str], width: int = 120) -
     `titles` maps scenario ids to their titles, in the order of the rows; they are cut to what is left.
     """
     across = columns(results)
+    codes = peer_codes(results)
     rows = {
         scenario: [
             [r for r in results if r.scenario == scenario and (r.left, r.right, r.version) == column]
@@ -63,7 +64,7 @@ def table(results: Sequence[Result], titles: dict[str, str], width: int = 120) -
     drawn.add_column("scenario", no_wrap=True, min_width=8)
     used = 12
     for number, (left, right, version) in enumerate(across):
-        heading = (left, right, _SHORT.get(version, version))
+        heading = (f"{codes[left]}→{codes[right]}", *_SHORT.get(version, version).split())
         texts = [*heading, *(cell_text(row[number]) for row in rows.values())]
         widest = max(len(text) for text in texts)
         used += widest + 2
@@ -79,8 +80,21 @@ def table(results: Sequence[Result], titles: dict[str, str], width: int = 120) -
     return drawn
 
 
-def legend() -> str:
-    """The marks and their meaning."""
+def peer_codes(results: Iterable[Result]) -> dict[str, str]:
+    """The shortest beginnings that tell the peers apart, in alphabetical order."""
+    names = sorted({name for result in results for name in (result.left, result.right)})
+    return {
+        name: next(
+            name[:length]
+            for length in range(1, len(name) + 1)
+            if length == len(name) or sum(other.startswith(name[:length]) for other in names) == 1
+        )
+        for name in names
+    }
+
+
+def legend(results: Iterable[Result]) -> str:
+    """The marks and their meaning, and the peers."""
     words = {
         Verdict.PASSED: "passed",
         Verdict.FAILED: "failed",
@@ -88,7 +102,9 @@ def legend() -> str:
         Verdict.UNSUPPORTED: "not supported by the peer",
         Verdict.UNAVAILABLE: "not available here",
     }
-    return ", ".join(f"{verdict.mark} {text}" for verdict, text in words.items()) + "; ×n: n topologies"
+    marks = ", ".join(f"{verdict.mark} {text}" for verdict, text in words.items())
+    peers = ", ".join(f"{code} {name}" for name, code in peer_codes(results).items())
+    return f"left→right: {peers}; {marks}; ×n: n topologies"
 
 
 def summary(results: Sequence[Result]) -> str:

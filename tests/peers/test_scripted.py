@@ -5,6 +5,7 @@ import pytest
 from lab.nodes.network import Network
 from lab.peers.peer import IKEV1_MAIN, IKEV2
 from lab.wait import wait_until
+
 from .conftest import make_cell
 
 

@@ -42,6 +42,18 @@ def test_the_table_has_a_column_per_pair_and_version() -> None:
     assert not any("TOP-01" in line for line in lines)
 
 
+def test_peers_are_told_by_the_shortest_beginning_that_is_their_own() -> None:
+    def between(left: str, right: str) -> Result:
+        return result(f"ENC-01[{left}-{right}-one_nat-ikev2]", Verdict.PASSED)
+
+    assert matrix.peer_codes([between("natt", "strongswan")]) == {"natt": "n", "strongswan": "s"}
+    codes = matrix.peer_codes([between("natt", "openiked"), between("strongswan", "openiked+natt")])
+    assert codes == {"natt": "n", "openiked": "openiked", "openiked+natt": "openiked+", "strongswan": "s"}
+    assert matrix.legend([between("natt", "strongswan")]).startswith(
+        "left→right: n natt, s strongswan; ok passed"
+    )
+
+
 def test_the_summary_always_tells_passed_and_failed() -> None:
     assert matrix.summary(RESULTS) == "1 passed, 1 failed, 1 unsupported, 2 unavailable, 1 broken lab"
     assert matrix.summary([]) == "0 passed, 0 failed"
