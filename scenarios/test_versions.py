@@ -9,13 +9,14 @@ from lab.capture.seen import Seen
 from lab.cell import Cell
 from lab.ike.ikev1.persona import PLAIN
 from lab.ike.versions import by_name
-from lab.peers.peer import IKEV1_AGGRESSIVE, IKEV1_MAIN, IKEV2
+from lab.peers.peer import AUTO, IKEV1_AGGRESSIVE, IKEV1_MAIN, IKEV2, OFF
 from lab.scenario import scenario
 from lab.wait import wait_until
 from scenarios.phase1 import (
     IN_CLEAR,
     KNOWN,
     NAT_D_TYPE,
+    OFFERED,
     RFC,
     STENBERG,
     newest_phase1,
@@ -31,8 +32,6 @@ RESPONDERS = (("natt", "natt"), ("natt", "strongswan"))
 """Pairs in which the responder is the subject and the initiator scripted."""
 INITIATORS = (("natt", "natt"), ("strongswan", "natt"))
 """Pairs in which the initiator is the subject and the responder scripted."""
-OFFERED = {"natt": [RFC, "draft-03", "draft-02n", "draft-02"], "strongswan": [RFC, "draft-02n"]}
-"""What each peer offers of its own accord, in its order."""
 BEST = (RFC, "draft-03", "draft-02", "draft-02n")
 """In the order of preference of every responder."""
 TAKEN_UNOFFERED = {"natt": (), "strongswan": ("draft-02", "draft-03")}
@@ -91,6 +90,10 @@ def drafts_04_to_08_are_spoken_or_not_at_all(cell: Cell) -> None:
         with phase1_of_script(cell, children=1, **versions(name)) as (phase1, runner):
             child = runner.run_until(partial(told, runner, "child-established"), f"an SA under {name}")[0]
             assert child.detail["encapsulation"] == ("espinudp" if agreed else "none"), name
+            if not agreed and cell.right.userland_esp:
+                # It agreed to native ESP, which it cannot do; its DELETE names the SA of the other direction.
+                ignored = runner.run_until(partial(told, runner, "ignored"), "the DELETE of that SA")
+                assert str(child.detail["spi_in"]) in str(ignored[0])
         phase1.expect_nat_d(*([15] if agreed else []))
         phase1.expect_float(name if agreed else None)
 
@@ -204,3 +207,18 @@ def the_other_major_version_leaves_nothing_behind(cell: Cell) -> None:
     assert cell.right.nat_flags() == frozenset()
     cell.start("left")
     cell.connect()
+
+
+@scenario("VER-23", pairs=INITIATORS, versions=IKEV1, features=("ike", "no-nat-traversal"), child=False)
+def nat_t_switched_off_is_not_offered(cell: Cell) -> None:
+    cell.start("right")
+    cell.start("left", encapsulation=OFF)
+    cell.connect()
+    phase1 = newest_phase1(cell)
+    assert phase1.offered == []
+    phase1.expect_nat_d()
+    phase1.expect_float(None)
+    cell.renew("right")
+    cell.renew("left", encapsulation=AUTO)
+    cell.connect()
+    assert newest_phase1(cell).offered == OFFERED[cell.spec.left]

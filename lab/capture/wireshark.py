@@ -23,18 +23,24 @@ class WiresharkError(AssertionError):
 
 
 def wireshark(
-    packets: Packets, *fields: str, esp_keys: Path | None = None, nat_t_ports: Sequence[int] = ()
+    packets: Packets,
+    *fields: str,
+    esp_keys: Path | None = None,
+    ikev1_keys: Path | None = None,
+    nat_t_ports: Sequence[int] = (),
 ) -> list[Fields]:
     """What tshark finds in each of `packets`, by one run of it.
 
     `esp_keys` is a file in Wireshark's `esp_sa` format; ESP it has keys for is decrypted and its ICV checked.
+    `ikev1_keys` is one in the format of `ikev1_decryption_table`; to decrypt, it takes whole exchanges.
     UDP on `nat_t_ports` is taken for that of port 4500. Raises WiresharkError.
     """
     with tempfile.TemporaryDirectory(prefix="wireshark-nattlab-") as folder:
         capture = Path(folder, "capture.pcapng")
         write_pcapng(capture, packets.frames)
-        if esp_keys is not None:
-            Path(folder, "esp_sa").write_bytes(esp_keys.read_bytes())
+        for table, keys in (("esp_sa", esp_keys), ("ikev1_decryption_table", ikev1_keys)):
+            if keys is not None:
+                Path(folder, table).write_bytes(keys.read_bytes())
         argv = ["tshark", "-r", str(capture), "-T", "fields", "-E", "separator=/t", "-E", "aggregator=|"]
         argv += [part for preference in _PREFERENCES for part in ("-o", preference)]
         argv += [part for port in nat_t_ports for part in ("-d", f"udp.port=={port},udpencap")]

@@ -96,6 +96,7 @@ class Natt(Peer):
             {
                 "keepalive",
                 "no-encapsulation",
+                "no-nat-traversal",
                 "demultiplexing-events",
                 "nat-oa",
                 "udp-checksum",

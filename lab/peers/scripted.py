@@ -65,6 +65,7 @@ class ScriptedNatt(Natt):
         super().__init__(endpoint, connection)
         self._manager: KeyManager | None = None
         self._was_non_ike = False
+        self._ikev1_keys: dict[bytes, str] = {}
         self.machine = self._make_machine()
 
     @classmethod
@@ -206,6 +207,11 @@ class ScriptedNatt(Natt):
 
     def _took(self, event: Event) -> None:
         """Ask nattd for keepalives once this end knows that it is behind a NAT (RFC 3948 section 4)."""
+        if isinstance(self.machine, Ikev1Peer):
+            for sa in self.machine.phase1s:
+                if sa.channel.keys is not None:
+                    cookie = sa.channel.cookie_i
+                    self._ikev1_keys[cookie] = keys.ikev1_line(cookie, sa.channel.keys.encryption_key)
         if event.name not in ("established", "phase1-established") or not self.connection.keepalive:
             return
         local, remote = str(event.detail["local"]), str(event.detail["remote"])
@@ -304,8 +310,15 @@ class ScriptedNatt(Natt):
         lines = [keys.esp_line(sa) for child in manager.seen for sa in (child.inbound, child.outbound)]
         folder = self.endpoint.node.scratch
         (folder / keys.ESP_TABLE).write_text("".join(f"{line}\n" for line in lines))
+        if self._ikev1_keys:
+            (folder / keys.IKEV1_TABLE).write_text("".join(f"{line}\n" for line in self._ikev1_keys.values()))
         if isinstance(self.machine, Ikev2Peer):
             (folder / keys.IKEV2_TABLE).write_text("".join(f"{line}\n" for line in self.machine.key_lines))
+
+    def ikev1_keys(self) -> Path:
+        """The keys of every phase 1 so far in Wireshark's `ikev1_decryption_table` format."""
+        self._export_keys(self.manager)
+        return self.endpoint.node.scratch / keys.IKEV1_TABLE
 
     def logs(self) -> list[Path]:
         """As for any natt peer, and the key tables."""

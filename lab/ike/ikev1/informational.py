@@ -104,7 +104,9 @@ class Informational:
             for spi in delete.spis:
                 child = self._store.child_with(int.from_bytes(spi, "big"))
                 if child is None:
-                    actions.append(Event("ignored", {"why": f"DELETE of ESP SPI {spi.hex()}, not sent to"}))
+                    actions.append(
+                        Event("ignored", {"why": f"DELETE of ESP SPI {spi.hex()}, to which nothing goes"})
+                    )
                 else:
                     actions += self._store.remove_children([child])
             return actions

@@ -1,0 +1,150 @@
+"""Traffic under every version of NAT traversal: how its ESP looks, and what quick mode said of it."""
+
+from collections import defaultdict
+from functools import partial
+
+from lab.capture.expect import expect
+from lab.capture.seen import Kind
+from lab.capture.wireshark import wireshark
+from lab.cell import Cell
+from lab.peers.peer import IKEV1_AGGRESSIVE, IKEV1_MAIN
+from lab.scenario import scenario
+from lab.wait import wait_until
+from scenarios.phase1 import (
+    IN_CLEAR,
+    KNOWN,
+    NAT_D_TYPE,
+    OFFERED,
+    ON_500,
+    is_plain_on_500,
+    newest_phase1,
+    terms,
+)
+
+IKEV1 = (IKEV1_MAIN, IKEV1_AGGRESSIVE)
+WITH_NATT = (("natt", "natt"), ("natt", "strongswan"), ("strongswan", "natt"))
+EARLY = ("draft-00", "draft-01", "draft-02n", "draft-02", "draft-03")
+UDP_TUNNEL = {name: 61443 if name in EARLY else 3 for name in NAT_D_TYPE}
+"""Value of the encapsulation mode attribute in each version."""
+NAT_OA_TYPE = {130: 131, 15: 16, 20: 21}
+"""Payload type of NAT-OA beside that of NAT-D."""
+LISTED = {16: 2}
+"""How often Wireshark lists one payload of a type, where not once: 16 is also one of RFC 3547."""
+ONE_NAT_OA = (*EARLY, "draft-04")
+"""Versions whose ends tell their own address only; the others tell both."""
+
+
+def connect_under(cell: Cell, version: str) -> bytes:
+    """Begin anew with this version alone, and check what phase 1 says of it; the initiator's cookie."""
+    for side in ("right", "left"):
+        cell.renew(side, **terms(cell, side, nat_t=(version,), ike={"persona": IN_CLEAR}))
+    cell.connect()
+    phase1 = newest_phase1(cell)
+    assert phase1.answered == [version]
+    # kernel-libipsec has ESP in UDP alone, so charon pretends a NAT.
+    faking = [side for side in ("left", "right") if getattr(cell.peer(side), "userland_esp", False)]
+    phase1.expect_nat_d(NAT_D_TYPE[version], faked_by=faking)
+    phase1.expect_float(version)
+    return phase1.cookie
+
+
+def shared_versions(cell: Cell) -> tuple[str, ...]:
+    """Those that the left end offers and the right end agrees to."""
+    offered = KNOWN["natt"] if cell.spec.left == "natt" else OFFERED[cell.spec.left]
+    return tuple(name for name in offered if name in KNOWN[cell.spec.right])
+
+
+def start_with_every_version(cell: Cell) -> None:
+    """Start both ends, natt so that it has the sockets of every version."""
+    for side in ("right", "left"):
+        cell.start(side, **terms(cell, side, nat_t=KNOWN["natt"]))
+
+
+def expect_esp_of(cell: Cell, version: str) -> None:
+    """ESP of the present SAs came to both ends as the version says."""
+    kind, port = (Kind.ESP_IN_UDP_NON_IKE, 500) if version in ON_500 else (Kind.ESP_IN_UDP, 4500)
+    links = cell.topology.path_links("left", "right")
+    for side, near in (("left", links[0]), ("right", links[-1])):
+        spis = cell.peer(side).inbound_spis()
+        arriving = cell.seen.on(near).esp.where(lambda p, spis=spis: p.spi in spis, f"of the SAs of {side}")
+        expect(arriving).at_least(2).each_field(kind=kind, dport=port)
+
+
+def quick_modes(cell: Cell, field: str) -> dict[bytes, list[list[str]]]:
+    """A field of each quick mode message as Wireshark decrypts it, by the cookie of its phase 1."""
+    natt = cell.left if cell.spec.left == "natt" else cell.right
+    messages = cell.seen.on("wan").ike
+    found: dict[bytes, list[list[str]]] = defaultdict(list)
+    for message, fields in zip(
+        messages, wireshark(messages, field, ikev1_keys=natt.ikev1_keys()), strict=True
+    ):
+        if message.exchange == "quick mode":
+            found[message.initiator_spi or b""].append(fields[field])
+    return found
+
+
+@scenario(
+    "VER-16", pairs=WITH_NATT, versions=(IKEV1_MAIN,), features=("ike",), needs=("tshark",), mode="transport"
+)
+def nat_oa_is_that_of_the_version(cell: Cell) -> None:
+    start_with_every_version(cell)
+    left, right = cell.endpoint("left"), cell.endpoint("right")
+    begun = {}
+    for version in shared_versions(cell):
+        begun[connect_under(cell, version)] = version
+        cell.ping()
+        cell.transfer(4096)
+        expect_esp_of(cell, version)
+        both = version not in ONE_NAT_OA
+        if cell.spec.right == "natt":
+            told = cell.right.manager.children[-1].inbound
+            assert (told.original_source, told.original_destination) == (
+                left.address,
+                right.address if both else None,
+            )
+    payloads_of = quick_modes(cell, "isakmp.typepayload")
+    for cookie, version in begun.items():
+        messages = payloads_of[cookie]
+        nat_oa = NAT_OA_TYPE[NAT_D_TYPE[version]]
+        due = (1 if version in ONE_NAT_OA else 2) * LISTED.get(nat_oa, 1)
+        for peer, payloads in zip((cell.spec.left, cell.spec.right), messages[:2], strict=True):
+            types = [int(kind) for kind in payloads if int(kind) in NAT_OA_TYPE.values()]
+            assert peer != "natt" or types == [nat_oa] * due, f"{version}: {payloads}"
+
+
+@scenario("VER-21", pairs=(("natt", "natt"),), versions=IKEV1, features=("ike", "keepalive"), keepalive=1)
+def drafts_00_and_01_never_leave_500(cell: Cell) -> None:
+    cell.start(nat_t=ON_500)
+    for version in ON_500:
+        connect_under(cell, version)
+        cell.ping(3)
+        cell.ping_back(3)
+        cell.transfer()
+        expect_esp_of(cell, version)
+        only = cell.right.inbound_spis()
+        cell.left.rekey_child()
+        wait_until(partial(lambda old: cell.right.inbound_spis() - old, only), "the rekeyed child")
+        cell.ping()
+        cell.left.delete_ike()
+        wait_until(lambda: not cell.right.sas(), "the SAs to be deleted")
+    on_500 = {"sport": 500, "dport": 500}
+    expect(cell.seen.non_ike_esp).each_field(**on_500)
+    expect(cell.seen.ike).each("on port 500, no marker", is_plain_on_500)
+    expect(cell.seen.to_port(4500)).none()
+    expect(cell.seen.native_esp).none()
+
+
+@scenario("VER-26", pairs=WITH_NATT, versions=IKEV1, features=("ike",), needs=("tshark",))
+def every_shared_version_carries_traffic(cell: Cell) -> None:
+    start_with_every_version(cell)
+    begun = {}
+    for version in shared_versions(cell):
+        begun[connect_under(cell, version)] = version
+        cell.ping(2)
+        cell.ping_back(2)
+        expect_esp_of(cell, version)
+    expect(cell.seen.native_esp).none()
+    modes_of = quick_modes(cell, "isakmp.ipsec.attr.encap_mode")
+    for cookie, version in begun.items():
+        due = [str(UDP_TUNNEL[version])]
+        assert modes_of[cookie][:2] == [due, due], f"mode values under {version}: {modes_of[cookie]}"
