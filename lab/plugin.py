@@ -12,6 +12,7 @@ import pytest
 from lab import probe
 from lab.cell import Cell, opened
 from lab.net import scratch, topology_file
+from lab.net.model import TopologyError
 from lab.net.processes import die_with_parent
 from lab.nodes.proof import BrokenLabError
 from lab.peers.peer import UnsupportedError
@@ -97,11 +98,11 @@ def pytest_pycollect_makeitem(
     declared = getattr(obj, ATTRIBUTE, None)
     if declared is None:
         return None
-    unknown = [name for name in declared.topologies if name not in topology_file.names()]
-    if unknown:
-        raise collector.CollectError(
-            f"{declared.id}: no topology {', '.join(unknown)}; there are {', '.join(topology_file.names())}"
-        )
+    for topology in declared.topologies:
+        try:
+            topology_file.load(topology)
+        except TopologyError as error:
+            raise collector.CollectError(f"{declared.id}: {error}") from error
     return [
         CellItem.from_parent(collector, name=spec.name, callobj=obj, spec=spec) for spec in declared.cells()
     ]

@@ -23,6 +23,7 @@ from lab.net.xtables import Backend, Restore, nft, xtables
 from lab.wait import wait_until
 
 Generator = Callable[[NatConfig], str]
+EMPTY = "*nat\nCOMMIT\n*filter\nCOMMIT\n"
 
 
 class RunningNat:
@@ -200,10 +201,28 @@ class RunningNat:
         """
         self._become(replace(self.config, guard=False))
 
+    def start_hairpin(self) -> None:
+        """Carry flows from inside to its outside address from now on, and forget what went elsewhere."""
+        self._become(replace(self.config, hairpin=True))
+        self.forget()
+
+    def stop_hairpin(self) -> None:
+        """Take flows from inside to its outside address for its own from now on, and forget."""
+        self._become(replace(self.config, hairpin=False))
+        self.forget()
+
+    def translate_by(self, backend: Backend) -> None:
+        """Have the same rules in the other kernel tables, and forget."""
+        if backend != self.backend:
+            finish([self._restore(EMPTY, family) for family in self.rules_of])
+            self.backend = backend
+            finish([self._restore(text, family) for family, text in self.rules_of.items()])
+        self.forget()
+
     @contextmanager
     def transparent(self) -> Iterator[None]:
         """Route without translating or filtering for the block, and forget all connections after it."""
-        empty = [self._restore("*nat\nCOMMIT\n*filter\nCOMMIT\n", family) for family in self.rules_of]
+        empty = [self._restore(EMPTY, family) for family in self.rules_of]
         try:
             finish([*empty, nft(self._namespace, unlearn_rules(self.config))])
             yield

@@ -226,13 +226,17 @@ class ScriptedNatt(Natt):
             raise PeerError(f"natt on {self.endpoint.name} is not running")
         return self._manager
 
-    def connect(self) -> None:
-        """Initiate, and wait until the SAs are installed here."""
+    def begin(self) -> None:
+        """Initiate and do not wait."""
         machine = self.machine
         if isinstance(machine, Ikev1Peer):
             self.manager.do(partial(machine.initiate, children=1 if self.connection.child else 0))
         else:
             self.manager.do(machine.initiate)
+
+    def connect(self) -> None:
+        """Initiate, and wait until the SAs are installed here."""
+        self.begin()
         self.wait_connected()
 
     def wait_connected(self) -> None:

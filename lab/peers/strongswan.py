@@ -266,6 +266,12 @@ class StrongSwan(Peer):
                     pass
         self._socket.settimeout(VICI_DEADLINE)
 
+    def begin(self) -> None:
+        """Initiate and do not wait."""
+        self._command(
+            "initiate", ike="lab", **{"child": _child_name(0)} if self.connection.child else {}, timeout="-1"
+        )
+
     def wait_connected(self) -> None:
         """Wait for ESTABLISHED, and for INSTALLED where a child was asked for."""
         with self._told("establish its SA"):

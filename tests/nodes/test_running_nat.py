@@ -368,3 +368,40 @@ def test_a_packet_of_esp_is_carried_where_it_may(tmp_path: Path):
             near.settimeout(2)
             far.sendto(struct.pack("!II", 0x2000, 1), (WAN, 0))
             assert near.recv(64).endswith(struct.pack("!II", 0x2000, 1)), "in, without a packet out before"
+
+
+def test_hairpin_switched(tmp_path):
+    source = (topology_file.DIRECTORY / "hairpin.yaml").read_text()
+    with Network.build(topology_file.parse(source, "case", "case"), tmp_path) as network:
+        nat, left, right = network.nat("nat"), network.nodes["left"], network.nodes["right"]
+        with left.socket() as near, right.socket() as far:
+            near.bind(("10.1.1.2", 500))
+            near.connect((WAN, 500))
+            near.settimeout(2)
+            far.bind(("10.1.2.2", 500))
+            far.settimeout(2)
+            nat.stop_hairpin()
+            near.send(b"refused")
+            with pytest.raises(ConnectionRefusedError):
+                near.recv(64)
+            nat.start_hairpin()
+            near.send(b"carried")
+            assert far.recvfrom(64) == (b"carried", (WAN, 500))
+
+
+def test_the_other_backend_takes_over(tmp_path):
+    with build(tmp_path, "ports: 30000-30999", backend="legacy") as network:
+        nat, ends = network.nat("nat"), Ends(network)
+        before = ends.send()
+        nat.translate_by("nft")
+        assert nat.backend == "nft"
+        listed = {
+            backend: network.nodes["nat"]
+            .run([f"iptables-{backend}", "-t", "nat", "-S"], env=os.environ)
+            .stdout
+            for backend in ("legacy", "nft")
+        }
+        assert "MASQUERADE" in listed["nft"]
+        assert "MASQUERADE" not in listed["legacy"]
+        after = ends.send()
+        assert (after[0], after[1] in range(30000, 31000)) == (before[0], True)
