@@ -37,6 +37,8 @@ _INTEGRITIES = {
     "hmac-sha2-512-256": "hmac-sha2-512",
 }
 _WINDOW = 64
+_NOT_MOVED = (Ext.X_NAT_T_SPORT, Ext.X_NAT_T_DPORT, Ext.KEY_AUTH, Ext.KEY_ENCRYPT)
+"""What the UPDATE of a live SA has other values of, or must not name: FreeBSD refuses its keys."""
 _PROTOCOLS = {0: "any", 1: "icmp", 6: "tcp", 17: "udp"}
 
 
@@ -206,18 +208,12 @@ class KeyManager:
     def _update(self, before: ChildSa, after: ChildSa) -> None:
         reqid = self._reqid_of.get(before.inbound.spi, 0)
         for old, new in ((before.inbound, after.inbound), (before.outbound, after.outbound)):
-            request = _add_message(old, reqid)
-            moved = (
-                _host(Ext.X_NEW_ADDRESS_SRC, new.source.address),
-                _host(Ext.X_NEW_ADDRESS_DST, new.destination.address),
-            )
-            kept = [e for e in request.extensions if e.kind not in (Ext.X_NAT_T_SPORT, Ext.X_NAT_T_DPORT)]
-            ports = (
-                NatTPort(Ext.X_NAT_T_SPORT, new.source.port),
-                NatTPort(Ext.X_NAT_T_DPORT, new.destination.port),
-            )
-            update = Message(MessageType.UPDATE, SaType.ESP, extensions=(*kept, *ports, *moved))
-            self._pfkey.ask(update)
+            if self._dialect is Dialect.FREEBSD:
+                extensions = _moving(_add_message(old, reqid), new)
+            else:
+                # A whole SA again; only its ports may be others.
+                extensions = _add_message(new, reqid).extensions
+            self._pfkey.ask(Message(MessageType.UPDATE, SaType.ESP, extensions=extensions))
         self.children = [
             after if other.inbound.spi == before.inbound.spi else other for other in self.children
         ]
@@ -268,6 +264,20 @@ def _original_addresses(sa: EspSa) -> list[Extension]:
         return []
     named = ((Ext.X_NAT_T_OAI, sa.original_source), (Ext.X_NAT_T_OAR, sa.original_destination))
     return [_host(kind, address) for kind, address in named if address is not None]
+
+
+def _moving(request: Message, new: EspSa) -> tuple[Extension, ...]:
+    """What names an SA as it is, with FreeBSD's extensions for where it goes."""
+    kept = [extension for extension in request.extensions if extension.kind not in _NOT_MOVED]
+    moved = (
+        _host(Ext.X_NEW_ADDRESS_SRC, new.source.address),
+        _host(Ext.X_NEW_ADDRESS_DST, new.destination.address),
+    )
+    ports = (
+        NatTPort(Ext.X_NAT_T_SPORT, new.source.port),
+        NatTPort(Ext.X_NAT_T_DPORT, new.destination.port),
+    )
+    return (*kept, *ports, *moved)
 
 
 def _delete_statement(sa: EspSa) -> str:

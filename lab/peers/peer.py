@@ -113,8 +113,8 @@ class Connection:
     dual_stack: bool = False
     """Listen at every address of both families by one IPv6 socket."""
     pf_key: str = ""
-    """Manual SAs and policies come over PF_KEY in this dialect, ``linux``, ``netbsd`` or ``freebsd``; empty
-    for the peer's own configuration."""
+    """SAs and policies come over PF_KEY in this dialect, ``linux``, ``netbsd`` or ``freebsd``; empty for the
+    peer's own configuration of manual SAs, and for its choice of a dialect otherwise."""
     privileged: bool = True
     """False: the peer's program has no capability but that of binding low ports."""
     pfkey: bool = False

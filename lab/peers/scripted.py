@@ -57,7 +57,7 @@ class ScriptedNatt(Natt):
     capabilities = replace(
         Natt.capabilities,
         options=frozenset({"inner_family", "nat_t_port", "nat_t", "deviations", "ike"})
-        | {"liveness", "child_lifetime", "start_on_nat_t"},
+        | {"liveness", "child_lifetime", "start_on_nat_t", "pf_key"},
         features=Natt.capabilities.features - {"several-children", "nat-oa", "udp-checksum"},
     )
 
@@ -185,7 +185,9 @@ class ScriptedNatt(Natt):
 
     @property
     def _dialect(self) -> Dialect:
-        """FreeBSD knows no non-IKE marker, NetBSD no SA that moves."""
+        """FreeBSD knows no non-IKE marker and tells of no new mapping; only its SAs change addresses."""
+        if self.connection.pf_key:
+            return Dialect(self.connection.pf_key)
         return Dialect.NETBSD if self._is_non_ike else Dialect.FREEBSD
 
     def _manage(self) -> None:

@@ -11,7 +11,7 @@ from ..association import ChildSa
 from ..chain import HEADER, ZERO_SPI, Header, parse_chain
 from ..deviation import IN, OUT
 from ..errors import AuthenticationError, ConfigurationError, IkeError, MalformedError
-from ..transport import Datagram, Kind, unwrap
+from ..transport import Datagram, Endpoint, Kind, unwrap
 from .channel import PHASE_1, Opened
 from .config import AGGRESSIVE_MODE, MAIN_MODE
 from .exchanges import Exchanges
@@ -76,6 +76,10 @@ class Ikev1Peer(Exchanges):
     def notify(self, now: float, notify: Notify) -> list[Action]:
         """Send a notify of the caller's making under the newest phase 1."""
         return self._informational.send(self.store.current(), notify, now)[1]
+
+    def new_mapping(self, spi: int, remote: Endpoint, now: float) -> list[Action]:
+        """Authenticated ESP on inbound SPI `spi` came from `remote`: follow it (RFC 3947 section 4)."""
+        return self.store.follow_esp(spi, remote)
 
     # Input.
 

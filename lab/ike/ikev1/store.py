@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from ..action import Action, DeleteSa, Event, UpdateSa
 from ..association import ChildSa
 from ..errors import ConfigurationError
-from ..transport import Datagram
+from ..transport import Datagram, Endpoint
 from .phase1 import Phase1
 
 
@@ -81,8 +81,15 @@ class Store:
 
         An end behind a NAT itself does not, and once the SA lives on the NAT-T port it stays there.
         """
+        return self._move(sa, datagram.destination, datagram.source)
+
+    def follow_esp(self, spi: int, there: Endpoint) -> list[Action]:
+        """The same for authenticated ESP of inbound SPI `spi`, where ESP shares the port of IKE."""
+        sa = self.phase1s.get(self._owners.get(spi, b""))
+        return self._move(sa, sa.channel.local, there) if sa is not None and sa.floated else []
+
+    def _move(self, sa: Phase1, here: Endpoint, there: Endpoint) -> list[Action]:
         channel = sa.channel
-        here, there = datagram.destination, datagram.source
         if sa.nat.local or (here, there) == (channel.local, channel.remote):
             return []
         if sa.config.persona.answers_first_port or (sa.floated and here.port != sa.config.natt_port):

@@ -1,0 +1,175 @@
+"""The NAT gives a living connection another port, or loses it in the middle of a negotiation."""
+
+import contextlib
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from lab.capture.expect import expect
+from lab.cell import Cell
+from lab.peers.peer import IKEV1_MAIN, IKEV2
+from lab.peers.traffic import TrafficError
+from lab.scenario import scenario
+from lab.wait import wait_until
+from scenarios.injection import as_arriving, example, inject
+from scenarios.inner import inner_sink, send_inner
+
+FOLLOWS_ESP = {"natt": True, "strongswan": False}
+"""Whether a peer moves its SA after authenticated ESP from a new port: libipsec does not tell of it."""
+WITHOUT_SILENCE = (("natt", "natt"), ("natt", "strongswan"), ("strongswan", "natt"))
+
+
+def outside_port(cell: Cell) -> int:
+    """The port of the newest packet that the left end sent through the NAT to 4500."""
+    port = cell.seen.on("wan").to(cell.endpoint("right").address).to_port(4500).last.sport
+    assert port is not None
+    return port
+
+
+@scenario("REB-01", pairs=WITHOUT_SILENCE, versions=(IKEV1_MAIN, IKEV2), features=("ike",), mobike=False)
+def esp_from_a_new_port_is_decrypted(cell: Cell) -> None:
+    # FreeBSD's dialect tells of no new mapping.
+    cell.start("right", **({"pf_key": "linux"} if cell.spec.right == "natt" else {}))
+    cell.start("left", pf_key="")
+    cell.connect()
+    cell.ping()
+    old = outside_port(cell)
+    cell.network.nat("nat").remap()
+    with inner_sink(cell) as sink:
+        send_inner(cell, sink, b"from elsewhere")
+        assert sink.until(b"from elsewhere") == []
+    new = outside_port(cell)
+    assert new != old
+    if FOLLOWS_ESP[cell.spec.right]:
+        wait_until(lambda: has_moved(cell, new, frozenset()), "the responder to follow")
+    else:
+        with pytest.raises(TrafficError):
+            cell.ping_back(deadline=1)
+        last = cell.seen.on("wan").sent_by(cell.endpoint("right").address).esp_in_udp.last
+        assert last.dport == old
+        before = cell.right.inbound_spis()
+        cell.left.ask_alive()
+        wait_until(lambda: has_moved(cell, new, before), "the responder's SA at the new port")
+    cell.ping_back()
+    cell.ping()
+    assert cell.seen.on("wan").sent_by(cell.endpoint("right").address).esp_in_udp.last.dport == new
+
+
+def recovers(cell: Cell) -> None:
+    """After a remap the left end asks for life, and then the right end reaches it at the new port."""
+    cell.start("right")
+    cell.start("left", **({} if cell.spec.left == "natt" else {"liveness": 1}))
+    cell.connect()
+    cell.ping()
+    # Only the second answer shows a MOBIKE initiator that its mapping is another (RFC 4555 section 3.8).
+    if cell.version == IKEV2 and cell.connection.mobike:
+        asks_and_hears(cell)
+    old, before = outside_port(cell), cell.right.inbound_spis()
+    cell.network.nat("nat").remap()
+    asks_and_hears(cell)
+    new = outside_port(cell)
+    assert new != old
+    wait_until(lambda: has_moved(cell, new, before), "the responder's SA at the new port")
+    last = cell.seen.on("wan")[-1]
+    cell.ping_back()
+    cell.ping()
+    sent = cell.seen.on("wan").after(last).esp_in_udp.sent_by(cell.endpoint("right").address)
+    expect(sent).each_field(sport=4500, dport=new)
+
+
+def asks_and_hears(cell: Cell) -> None:
+    """The left end, natt when told and charon within a second, asks for life and gets an answer."""
+    right, last = cell.endpoint("right").address, cell.seen.on("wan")[-1]
+    if cell.spec.left == "natt":
+        cell.left.ask_alive()
+    names = ("informational", "INFORMATIONAL")
+    asked = cell.until(
+        lambda seen: seen.on("wan").after(last).marked_ike.exchange(*names).to(right),
+        "the question for life",
+    ).first
+    cell.until(
+        lambda seen: seen.on("lan").after(asked).marked_ike.exchange(*names).sent_by(right),
+        "an answer to the question for life",
+    )
+
+
+def has_moved(cell: Cell, port: int, before: frozenset[int]) -> bool:
+    """Whether the right end has its SAs at this port of the left one.
+
+    natt moves them. libipsec cannot, so charon replaces those of `before`.
+    """
+    if cell.spec.right == "natt":
+        return bool(cell.right.manager.children[-1].outbound.destination.port == port)
+    has_ike = any(int(sa.get("remote-port", 0)) == port for sa in cell.right.sas())
+    return has_ike and (not cell.right.userland_esp or bool(cell.right.inbound_spis() - before))
+
+
+@scenario("REB-04", versions=(IKEV1_MAIN, IKEV2), features=("ike",), mobike=False)
+def life_is_told_where_esp_goes(cell: Cell) -> None:
+    recovers(cell)
+
+
+@scenario("REB-05", versions=(IKEV2,), features=("ike",), mobike=True)
+def a_mobike_client_updates_after_a_remap(cell: Cell) -> None:
+    recovers(cell)
+
+
+@scenario("REB-13", versions=(IKEV1_MAIN, IKEV2), features=("ike",), mobike=False)
+def forged_ike_moves_nothing(cell: Cell) -> None:
+    cell.up()
+    cell.ping()
+    right, elsewhere = cell.endpoint("right").address, ("203.0.113.66", 6666)
+    known = cell.seen.on("wan").marked_ike.to(right)
+    forged = [p.payload[:-8] + bytes(octet ^ 0x55 for octet in p.payload[-8:]) for p in known]
+    before = (cell.left.inbound_spis(), cell.right.inbound_spis())
+    inject(cell, "wan", *(as_arriving(example(cell), payload, elsewhere) for payload in forged))
+    nat = (example(cell).src, 6666)
+    inject(cell, "wan", *(as_arriving(example(cell), payload, nat) for payload in forged))
+    cell.right.rekey_child()
+    wait_until(lambda: cell.left.inbound_spis() - before[0], "a rekeyed SA at the old port")
+    cell.ping_back()
+    cell.ping()
+    own = outside_port(cell)
+    expect(cell.seen.on("wan").esp_in_udp.sent_by(right)).each_field(dport=own)
+    expect(cell.seen.to(elsewhere[0]).esp_in_udp).none()
+    expect(cell.seen.on("wan").sent_by(right).to_port(6666).esp).none()
+
+
+@contextlib.contextmanager
+def connecting(cell: Cell) -> Iterator[None]:
+    """Connect from the left while the block runs; wait for it after."""
+    failures: list[BaseException] = []
+
+    def connect() -> None:
+        try:
+            cell.connect()
+        except BaseException as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=connect, name="connect")
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join()
+    if failures:
+        raise failures[0]
+
+
+@scenario("REB-15", versions=(IKEV1_MAIN, IKEV2), features=("ike",))
+def a_reboot_before_the_float_is_survived(cell: Cell) -> None:
+    nat = cell.network.nat("nat")
+    cell.start()
+    nat.block("udp4500")
+    with connecting(cell):
+        lost = cell.until(lambda seen: seen.on("lan").marked_ike, "the first message on 4500").first
+        nat.remap()
+        nat.unblock("udp4500")
+    cell.ping()
+    cell.ping_back()
+    assert outside_port(cell) not in (500, 4500)
+    expect(cell.seen.on("lan").carrying(lost)).at_least(2)
+    expect(cell.seen.on("wan").marked_ike.to(cell.endpoint("right").address)).some().each_field(
+        sport=outside_port(cell)
+    )
