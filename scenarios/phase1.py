@@ -143,6 +143,11 @@ def newest_phase1(cell: Cell) -> Phase1:
     return Phase1(cell, begun.last.initiator_spi or b"")
 
 
+def fakers(cell: Cell) -> list[str]:
+    """The ends that make the other one believe in a NAT: kernel-libipsec knows no ESP but that in UDP."""
+    return [side for side in ("left", "right") if getattr(cell.peer(side), "userland_esp", False)]
+
+
 def terms(cell: Cell, side: str, **changes: Any) -> dict[str, Any]:
     """`changes` of Connection for the end at `side` if it is the scripted peer, nothing for a daemon."""
     return changes if (cell.spec.left if side == "left" else cell.spec.right) == "natt" else {}

@@ -18,6 +18,7 @@ from scenarios.phase1 import (
     KNOWN,
     RFC,
     Phase1,
+    fakers,
     newest_phase1,
     phase1_of_script,
     terms,
@@ -219,6 +220,7 @@ def aggressive_mode_floats_with_its_third_message(cell: Cell) -> None:
     assert phase1.answered == [RFC]
     # The third message of strongSwan is encrypted, and so is what it says of NAT-D.
     assert phase1.nat_d_types("left") == ({20} if cell.spec.left == "natt" else set())
+    phase1.expect_nat_d(20, faked_by=fakers(cell))
     phase1.expect_float(RFC)
     expect(cell.seen.on("wan").esp_in_udp).at_least(6)
     expect(cell.seen.native_esp).none()

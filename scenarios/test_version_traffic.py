@@ -16,6 +16,7 @@ from scenarios.phase1 import (
     NAT_D_TYPE,
     OFFERED,
     ON_500,
+    fakers,
     is_plain_on_500,
     newest_phase1,
     terms,
@@ -41,9 +42,7 @@ def connect_under(cell: Cell, version: str) -> bytes:
     cell.connect()
     phase1 = newest_phase1(cell)
     assert phase1.answered == [version]
-    # kernel-libipsec has ESP in UDP alone, so charon pretends a NAT.
-    faking = [side for side in ("left", "right") if getattr(cell.peer(side), "userland_esp", False)]
-    phase1.expect_nat_d(NAT_D_TYPE[version], faked_by=faking)
+    phase1.expect_nat_d(NAT_D_TYPE[version], faked_by=fakers(cell))
     phase1.expect_float(version)
     return phase1.cookie
 

@@ -368,3 +368,16 @@ def test_foreign_payload_numbers(play):
     assert up(played) == "espinudp"
     assert played.right.child.inbound.original_source is None
     assert played.left.child.inbound.original_source == "203.0.113.5"
+
+
+def test_a_delete_that_names_the_other_direction_is_told_and_ignored(play):
+    played = play()
+    played.up()
+    received_with, sent_with = played.right.child.inbound.spi, played.left.child.inbound.spi
+    swap = (received_with ^ sent_with).to_bytes(4, "big")
+    body_of_spis = AlterPayload(Match(exchange=5), Which(PayloadType.DELETE), xor=swap, offset=8)
+    played.left.machine.pipeline.deviations = (body_of_spis,)
+    played.do(played.left, "delete_child")
+    (ignored,) = played.right.told("ignored")
+    assert ignored.detail["why"] == f"DELETE of ESP SPI {received_with:08x}, to which nothing goes"
+    assert played.right.machine.children
