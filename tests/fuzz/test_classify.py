@@ -1,0 +1,35 @@
+"""A bounded run of the fuzzer of classify, and proof that it notices a wrong row."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from lab.natt import wire
+
+from . import fuzz_classify
+from .receivers import TABLES
+
+
+def test_every_mode_of_every_profile() -> None:
+    tally = fuzz_classify.fuzz(5000, seed=7)
+    assert tally.pop("refused") == 5000
+    assert tally.total() == 5000 * len(TABLES)
+    assert set(tally) == {kind.value for kind in wire.Kind}
+    modes = {(profile, encap) for profile in wire.Profile for encap in profile.encaps}
+    assert set(TABLES) == modes
+
+
+def test_it_notices_an_octet_too_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    def lax(payload: bytes, *mode: Any) -> wire.Verdict:
+        verdict = wire.classify(payload, *mode)
+        return (
+            wire.Verdict(wire.Kind.ESP, 8)
+            if verdict.kind is wire.Kind.USER and len(payload) == 16
+            else verdict
+        )
+
+    monkeypatch.setattr(fuzz_classify, "classify", lax)
+    with pytest.raises(AssertionError, match="linux none|rfc3948|netbsd|freebsd"):
+        fuzz_classify.fuzz(5000, seed=7)
