@@ -1,8 +1,11 @@
-.PHONY: help setup interop test lint bench bench-tunnel clean
+.PHONY: help setup interop test lint fuzz bench bench-tunnel clean
+
+INPUTS ?= 1000000
 
 help:
 	@echo "make interop  run the interop suite: matrix of verdicts, reports/latest/junit.xml"
 	@echo "make test     the project's own tests, linters and type checks"
+	@echo "make fuzz     $(INPUTS) inputs (INPUTS=...) each for classify, the input path and the PF_KEY server"
 	@echo "make bench    set-up and churn costs of a lab on this machine"
 	@echo "make bench-tunnel  throughput of natt beside strongSwan's userland ESP, through one NAT"
 	@echo "make setup    only install what is missing"
@@ -21,6 +24,11 @@ lint: setup
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 	.venv/bin/lint-imports
+
+fuzz: setup
+	.venv/bin/python -m tests.fuzz.fuzz_classify --inputs $(INPUTS)
+	.venv/bin/python -m tests.fuzz.fuzz_input --inputs $(INPUTS)
+	.venv/bin/python -m tests.fuzz.fuzz_pfkey --inputs $(INPUTS)
 
 bench: setup
 	.venv/bin/python tests/bench/bench_setup.py

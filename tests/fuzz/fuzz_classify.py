@@ -18,16 +18,7 @@ from .receivers import TABLES, receive
 LENGTHS = (*range(65), 1471, 1472, 65507)
 WORDS = tuple(
     bytes.fromhex(word)
-    for word in (
-        "00000000",
-        "00000001",
-        "000000ff",
-        "00000100",
-        "00ffffff",
-        "01000000",
-        "ff000000",
-        "ffffffff",
-    )
+    for word in "00000000 00000001 000000ff 00000100 00ffffff 01000000 ff000000 ffffffff".split()
 )
 
 
@@ -42,7 +33,7 @@ def payload_of(rng: random.Random) -> bytes:
 
 
 def fuzz(inputs: int, seed: int) -> Counter[str]:
-    """Run `inputs` payloads, each in every mode; how many were what. AssertionError names one that is wrong."""
+    """Run `inputs` payloads, each in every mode; how many were what. AssertionError names a wrong one."""
     rng = random.Random(seed)
     tally: Counter[str] = Counter()
     for _ in range(inputs):

@@ -1,6 +1,6 @@
 """Throws mutated messages of a real racoon at the PF_KEY server: no crash, and a refusal changes nothing.
 
-By hand: python tests/fuzz/fuzz_pfkey.py --inputs 1000000
+By hand: python -m tests.fuzz.fuzz_pfkey --inputs 1000000
 """
 
 from __future__ import annotations
