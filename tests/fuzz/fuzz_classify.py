@@ -18,7 +18,16 @@ from .receivers import TABLES, receive
 LENGTHS = (*range(65), 1471, 1472, 65507)
 WORDS = tuple(
     bytes.fromhex(word)
-    for word in "00000000 00000001 000000ff 00000100 00ffffff 01000000 ff000000 ffffffff".split()
+    for word in [
+        "00000000",
+        "00000001",
+        "000000ff",
+        "00000100",
+        "00ffffff",
+        "01000000",
+        "ff000000",
+        "ffffffff",
+    ]
 )
 
 
