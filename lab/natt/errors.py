@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 
 class FieldError(ValueError):
     """A value that cannot be used; `field` is its name in configuration files."""
@@ -12,3 +15,12 @@ class FieldError(ValueError):
 
     def __str__(self) -> str:
         return f"{self.field}: {self.args[0]}"
+
+
+@contextlib.contextmanager
+def takes(right: str) -> Iterator[None]:
+    """Add what it takes to the text of a PermissionError, as in `a TUN device takes CAP_NET_ADMIN`."""
+    try:
+        yield
+    except PermissionError as error:
+        raise PermissionError(error.errno, f"{error.strerror}, {right}") from None

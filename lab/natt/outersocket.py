@@ -10,6 +10,7 @@ from collections.abc import Iterable
 
 from .association import Endpoint, canonical
 from .datagrams import Received
+from .errors import takes
 
 _BUFFER = 65535
 _ANCILLARY = 192
@@ -40,13 +41,14 @@ class OuterSocket:
         self.port = port
         self._six = ":" in self.address
         self._wildcard = self.address in _WILDCARDS
-        self._socket = socket.socket(
-            socket.AF_INET6 if self._six else socket.AF_INET, kind | socket.SOCK_NONBLOCK, protocol
-        )
+        family = socket.AF_INET6 if self._six else socket.AF_INET
+        with takes("a raw socket takes CAP_NET_RAW"):
+            self._socket = socket.socket(family, kind | socket.SOCK_NONBLOCK, protocol)
         self._options: dict[tuple[int, int], int] = {}
         try:
             if mark:
-                self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, mark)
+                with takes("a mark on packets takes CAP_NET_ADMIN"):
+                    self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, mark)
             self._enlarge()
             if self._six:
                 self._socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVTCLASS, 1)
@@ -54,7 +56,8 @@ class OuterSocket:
             if not self._six or self._wildcard:
                 self._socket.setsockopt(socket.IPPROTO_IP, _IP_RECVTOS, 1)
                 self._socket.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, int(self._wildcard))
-            self._socket.bind((self.address, port))
+            with takes("a port below 1024 takes CAP_NET_BIND_SERVICE"):
+                self._socket.bind((self.address, port))
         except BaseException:
             self._socket.close()
             raise

@@ -11,10 +11,12 @@ from collections.abc import Callable
 from typing import Protocol
 
 from .coalescing import frames_of
+from .errors import takes
 from .rtnetlink import Rtnetlink
 from .segmentation import FrameError, packets_of
 from .spd import Network
 
+_CLONE = "/dev/net/tun"
 _TUNSETIFF = 0x400454CA
 _IFF_TUN = 0x0001
 _IFF_NO_PI = 0x1000
@@ -36,11 +38,15 @@ class TunDevice:
     def __init__(self, name: str, *, batching: bool = False) -> None:
         if not 0 < len(name.encode()) < 16:
             raise ValueError(f"{name!r} is no device name (1 to 15 octets)")
-        self._descriptor = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            self._descriptor = os.open(_CLONE, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError as error:
+            raise OSError(error.errno, f"{_CLONE}: {error.strerror}") from None
         try:
             flags = _IFF_TUN | _IFF_NO_PI | (_IFF_VNET_HDR if batching else 0)
             request = struct.pack("16sH22x", name.encode(), flags)
-            answer = fcntl.ioctl(self._descriptor, _TUNSETIFF, request)
+            with takes("a TUN device takes CAP_NET_ADMIN"):
+                answer = fcntl.ioctl(self._descriptor, _TUNSETIFF, request)
             self.batching = batching
             if batching:
                 self._offload()

@@ -17,17 +17,7 @@ from .receivers import TABLES, receive
 
 LENGTHS = (*range(65), 1471, 1472, 65507)
 WORDS = tuple(
-    bytes.fromhex(word)
-    for word in [
-        "00000000",
-        "00000001",
-        "000000ff",
-        "00000100",
-        "00ffffff",
-        "01000000",
-        "ff000000",
-        "ffffffff",
-    ]
+    word.to_bytes(4, "big") for word in (0, 1, 0xFF, 0x100, 0xFFFFFF, 0x01000000, 0xFF000000, 0xFFFFFFFF)
 )
 
 

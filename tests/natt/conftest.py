@@ -5,12 +5,13 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,17 +30,23 @@ def die_with_parent() -> None:
 class Namespace:
     """A network namespace without a name, held by a sleeping process inside it."""
 
-    def __init__(self) -> None:
+    python = sys.executable
+
+    def __init__(self, unshare: Sequence[str] = ("unshare", "-n")) -> None:
         self.holder = subprocess.Popen(
-            ["unshare", "-n", "sh", "-c", "echo; exec cat"],
+            [*unshare, "sh", "-c", "echo; exec cat"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             preexec_fn=die_with_parent,
         )
         assert self.holder.stdout is not None
         self.holder.stdout.readline()
-        self.enter = ["nsenter", f"--net=/proc/{self.holder.pid}/ns/net"]
+        self.enter = self.entrance()
         self.run("ip link set lo up")
+
+    def entrance(self) -> list[str]:
+        """What runs a program inside."""
+        return ["nsenter", f"--net=/proc/{self.holder.pid}/ns/net"]
 
     def run(self, command: str, *, check: bool = True) -> str:
         return subprocess.run(
@@ -110,10 +117,11 @@ class Nattd:
         notify = directory / f"{name}.notify"
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as supervisor:
             supervisor.bind(str(notify))
+            notify.chmod(0o777)
             supervisor.settimeout(10)
             started = time.monotonic()
             self.process = subprocess.Popen(
-                [*where.enter, *command(self.config, self.control, directory), *more],
+                [*where.enter, *command(self.config, self.control, directory, where.python), *more],
                 env={**os.environ, "NOTIFY_SOCKET": str(notify)},
                 stderr=subprocess.PIPE,
                 preexec_fn=die_with_parent,
@@ -151,9 +159,9 @@ class Nattd:
         return self.process.returncode
 
 
-def command(config: Path, control: Path, directory: Path) -> list[str]:
+def command(config: Path, control: Path, directory: Path, python: str = sys.executable) -> list[str]:
     return [
-        sys.executable, "-m", "lab.natt.daemon", "--config", str(config),
+        python, "-m", "lab.natt.daemon", "--config", str(config),
         "--control", str(control), "--export-keys", str(directory),
     ]  # fmt: skip
 
@@ -214,15 +222,34 @@ def mirrored_config(**changes: Any) -> str:
     return manual_config(RIGHT, LEFT, "10.20.0.1", "10.10.0.1", (0x2001, 0x1001), **changes)
 
 
+def join(left: Namespace, right: Namespace) -> None:
+    """A veth pair with addresses of both families."""
+    left.run(f"ip link add eth0 type veth peer name eth0 netns {right.holder.pid}")
+    for end, address in ((left, LEFT), (right, RIGHT)):
+        end.run(f"ip address add {address}/24 dev eth0")
+        end.run(f"ip address add fd01::{address[-1]}/64 dev eth0 nodad")
+        end.run("ip link set eth0 up")
+
+
+def inventory(where: Namespace) -> list[list[str]]:
+    """Devices, rules, routes and sockets of a namespace; of eth0, whose state may settle late, no routes."""
+    devices = re.findall(r"^\d+: ([^:@]+)", where.run("ip -o link show"), re.MULTILINE)
+    rules = [where.run(f"ip {family} rule show") for family in ("-4", "-6")]
+    routes = where.run("ip -4 route show table all") + where.run("ip -6 route show table all")
+    sockets = where.run("ss -Haunwx")
+    return [
+        devices,
+        rules,
+        [line for line in routes.splitlines() if "eth0" not in line],
+        sockets.splitlines(),
+    ]
+
+
 @pytest.fixture
 def wire() -> Iterator[tuple[Namespace, Namespace]]:
     left, right = Namespace(), Namespace()
     try:
-        left.run(f"ip link add eth0 type veth peer name eth0 netns {right.holder.pid}")
-        for end, address in ((left, LEFT), (right, RIGHT)):
-            end.run(f"ip address add {address}/24 dev eth0")
-            end.run(f"ip address add fd01::{address[-1]}/64 dev eth0 nodad")
-            end.run("ip link set eth0 up")
+        join(left, right)
         yield left, right
     finally:
         left.close()
@@ -293,7 +320,11 @@ def refused(tmp_path: Path) -> Callable[..., tuple[int, str]]:
         path = tmp_path / "refused.toml"
         path.write_text(text)
         done = subprocess.run(
-            [*where.enter, *command(path, control or tmp_path / "refused.sock", tmp_path), *more],
+            [
+                *where.enter,
+                *command(path, control or tmp_path / "refused.sock", tmp_path, where.python),
+                *more,
+            ],
             capture_output=True,
             text=True,
             timeout=30,

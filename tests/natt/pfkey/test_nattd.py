@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import socket
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -20,6 +21,8 @@ from lab.natt.pfkey.numbers import Dialect, Ext, MessageType, SaType
 from lab.natt.pfkey.sockaddr import Sockaddr
 from lab.natt.pfkey.transport import host_abi
 from lab.wait import wait_until
+
+from ..conftest import inventory
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root for namespaces and TUN")
 
@@ -239,6 +242,19 @@ def test_a_client_that_goes_takes_its_larval_sas_along(end: Callable[..., End]) 
     other.socket.close()
     dump = Message(MessageType.DUMP)
     wait_until(lambda: left.keyd.exchange(dump).errno == errno.ENOENT, "the larval SA is forgotten", 5.0)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
+def test_a_signal_leaves_nothing(end: Callable[..., End], wire: Any, number: signal.Signals) -> None:
+    before = inventory(wire[0])
+    left = end("left")
+    left.install((4500, 4500))
+    left.nattd.client().ask(op="watch")
+    assert all(held != was for held, was in zip(inventory(wire[0]), before, strict=True))
+    assert left.nattd.stop(number) == 0
+    assert inventory(wire[0]) == before
+    assert not left.path.exists()
+    assert not left.nattd.control.exists()
 
 
 def test_a_second_nattd_on_the_same_path_refuses(
