@@ -6,6 +6,7 @@ import socket
 from collections.abc import Iterator
 
 from lab.capture.packets import Packets
+from lab.capture.seen import Seen
 from lab.cell import Cell
 from lab.net.conntrack import Connection
 from lab.nodes.running_nat import RunningNat
@@ -60,3 +61,19 @@ def let_in(cell: Cell, address: str | None = None) -> bool:
 def carrying(packets: Packets, payload: bytes) -> Packets:
     """Those with exactly this UDP payload."""
     return packets.where(lambda packet: packet.payload == payload, f"of {len(payload)} octets sent by hand")
+
+
+def sent_back(cell: Cell) -> Seen:
+    """What the right end's ESP for the left one looks like on the wide link now."""
+    end, last = cell.endpoint("right"), cell.seen[-1]
+    with end.node.socket() as sock:
+        sock.bind((end.inner, 0))
+        sock.sendto(b"back", (end.remote_inner, 9))
+    return cell.until(
+        lambda seen: seen.on("wan").after(last).esp_in_udp.sent_by(end.address), "ESP of the right end"
+    ).last
+
+
+def endpoint_of(packet: Seen) -> tuple[str, int | None]:
+    """Where it goes."""
+    return packet.dst, packet.dport

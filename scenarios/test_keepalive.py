@@ -4,9 +4,14 @@ from itertools import pairwise
 
 from lab.capture.expect import expect
 from lab.cell import Cell
+from lab.peers.peer import IKEV2, MANUAL, NAT_T_PORT
 from lab.scenario import scenario
+from lab.wait import wait_until
+from scenarios.inner import came_before_now, inner_sink, send_inner
+from scenarios.mapping import endpoint_of, flow, nat, outside, sent_back
 
 INTERVAL = 1
+SAME = (("natt", "natt"), ("strongswan", "strongswan"))
 SENDERS = {
     "one_nat": {"left"},
     "responder_behind_nat": {"right"},
@@ -54,3 +59,112 @@ def no_nat_no_keepalive(cell: Cell) -> None:
     cell.ping()
     cell.watch_for(2.5 * INTERVAL, lambda seen: seen.keepalives)
     expect(cell.seen.keepalives).none()
+
+
+def up_where_nats_forget(cell: Cell, seconds: int) -> tuple[str, int]:
+    """Connect through a NAT that forgets after so many seconds; the outside endpoint of the left end."""
+    nat(cell).expire(seconds)
+    cell.up()
+    cell.ping()
+    return outside(cell)
+
+
+@scenario("KA-03", versions=(MANUAL, IKEV2), features=("keepalive",), pairs=SAME, keepalive=INTERVAL)
+def keepalives_hold_the_mapping_for_the_server(cell: Cell) -> None:
+    before, quiet = up_where_nats_forget(cell, 2), cell.seen[-1]
+    cell.until(lambda seen: len(seen.on("wan").after(quiet).keepalives) >= 3, "three keepalives, 3 s", 6)
+    cell.ping_back()
+    answer = cell.seen.on("wan").esp_in_udp.sent_by(cell.endpoint("right").address).last
+    assert (answer.dst, answer.dport) == before
+    entry = flow(cell)
+    assert entry is not None
+    assert (str(entry.reply.target), entry.reply.target_port) == before
+
+
+@scenario(
+    "KA-04",
+    topologies=("one_nat@symmetric",),
+    versions=(MANUAL, IKEV2),
+    features=("keepalive",),
+    pairs=SAME,
+    keepalive=0,
+    mobike=False,
+)
+def without_keepalives_the_mapping_dies(cell: Cell) -> None:
+    before = up_where_nats_forget(cell, 1)
+    wait_until(lambda: flow(cell) is None, "the NAT to forget the NAT-T flow")
+    expect(cell.seen.keepalives).none()
+    last = cell.seen[-1]
+    assert endpoint_of(sent_back(cell)) == before
+    with inner_sink(cell) as sink:
+        expect(cell.seen.on("lan").after(last).esp).none()
+        assert came_before_now(cell, sink) == []
+    assert outside(cell) != before
+
+
+@scenario("KA-05", versions=(MANUAL, IKEV2), features=("keepalive",), pairs=SAME, keepalive=INTERVAL)
+def traffic_takes_the_place_of_keepalives(cell: Cell) -> None:
+    cell.up()
+    cell.ping()
+    quiet = cell.seen[-1]
+    with inner_sink(cell) as sink:
+        for _ in range(8):
+            send_inner(cell, sink, b"traffic")
+            cell.watch_for(0.3 * INTERVAL, lambda seen: seen.after(quiet).keepalives)
+    expect(cell.seen.on("lan").after(quiet).esp_in_udp).at_least(8)
+    expect(cell.seen.after(quiet).keepalives).none()
+    cell.until(lambda seen: seen.on("wan").keepalives, "a keepalive once there is no traffic", 3 * INTERVAL)
+
+
+@scenario("KA-07", versions=(MANUAL, IKEV2), features=("keepalive",), pairs=SAME, keepalive=INTERVAL)
+def keepalives_switched_off_are_not_sent(cell: Cell) -> None:
+    cell.up()
+    cell.until(lambda seen: seen.on("wan").keepalives, "a keepalive", 3 * INTERVAL)
+    cell.stop_peers()
+    cell.up(keepalive=0)
+    cell.ping()
+    quiet = cell.seen[-1]
+    cell.watch_for(2.5 * INTERVAL, lambda seen: seen.after(quiet).keepalives)
+    expect(cell.seen.after(quiet).keepalives).none()
+
+
+@scenario("KA-08", versions=(IKEV2,), features=("ike", "keepalive"), pairs=SAME, keepalive=INTERVAL)
+def one_stream_of_keepalives_until_the_last_sa_goes(cell: Cell) -> None:
+    cell.up()
+    cell.left.add_child()
+    wait_until(lambda: len(cell.left.inbound_spis()) == len(cell.right.inbound_spis()) == 2, "two child SAs")
+    expect_one_stream(cell)
+    cell.left.delete_child()
+    wait_until(lambda: len(cell.left.inbound_spis()) == len(cell.right.inbound_spis()) == 1, "one child SA")
+    expect_one_stream(cell)
+    cell.left.delete_ike()
+    wait_until(lambda: not cell.left.has_ike and not cell.left.inbound_spis(), "no SA at the left end")
+    quiet = cell.seen[-1]
+    cell.watch_for(1.5 * INTERVAL, lambda seen: seen.after(quiet).keepalives)
+    expect(cell.seen.after(quiet).keepalives).none()
+
+
+def expect_one_stream(cell: Cell) -> None:
+    """The next two keepalives are an interval apart."""
+    quiet = cell.seen[-1]
+    one, other = cell.until(
+        lambda seen: (found := seen.on("wan").after(quiet).keepalives)[:2] if len(found) > 1 else None,
+        "two keepalives",
+        3 * INTERVAL,
+    )
+    assert other.time_ns - one.time_ns > 0.8e9 * INTERVAL
+    assert (one.src, one.sport) == (other.src, other.sport)
+
+
+@scenario("KA-14", versions=(MANUAL, IKEV2), features=("keepalive",))
+def a_keepalive_from_a_new_port_moves_nobody(cell: Cell) -> None:
+    cell.up()
+    cell.ping()
+    (address, port), end = outside(cell), cell.endpoint("right")
+    with cell.network.nodes["nat"].socket() as sock:
+        sock.bind((address, 5001))
+        sock.sendto(b"\xff", (end.address, NAT_T_PORT))
+    cell.until(lambda seen: seen.on("wan").keepalives.from_port(5001), "the stranger's keepalive")
+    for _ in range(3):
+        assert endpoint_of(sent_back(cell)) == (address, port)
+    cell.ping_back()

@@ -10,7 +10,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 from lab.natt.pfkey.extensions import Address, Extension
 from lab.natt.pfkey.kame import NatTFragment
@@ -125,6 +126,14 @@ class KeySocket:
         """The next message of a type that nobody asked for."""
         return self._next(lambda answer: answer.type == type, f"a message of type {type}")
 
+    def told(self, type: str) -> list[KeyAnswer]:
+        """The messages of a type that nobody asked for and that came up to now."""
+        # The answers to a question come behind them.
+        self.dump()
+        found = [answer for answer in self._kept if answer.type == type]
+        self._kept = [answer for answer in self._kept if answer.type != type]
+        return found
+
     def _send(self, octets: bytes) -> tuple[int, int, int]:
         self._socket.settimeout(DEADLINE)
         self._socket.send(octets)
@@ -165,3 +174,11 @@ class KeySocket:
     def close(self) -> None:
         """Go away, as a key manager that ends."""
         self._socket.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

@@ -258,6 +258,11 @@ class ScriptedNatt(Natt):
         established = self.machine.established
         return bool(established) and (bool(self.manager.children) or not self.connection.child)
 
+    def add_child(self) -> None:
+        """Make one more child SA of the same traffic."""
+        machine = self.machine
+        self.manager.do(machine.new_child if isinstance(machine, Ikev2Peer) else machine.add_child)
+
     def rekey_child(self) -> None:
         """Begin to replace the newest child SA."""
         self.manager.do(self.machine.rekey_child)
