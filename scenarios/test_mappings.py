@@ -2,6 +2,7 @@
 
 import itertools
 import time
+from collections.abc import Collection
 from dataclasses import replace
 
 from lab.capture.expect import expect
@@ -17,18 +18,31 @@ from scenarios.inner import Sink, came_before_now, inner_sink
 from scenarios.mapping import OTHER_ADDRESS, endpoint_of, flow, nat, outside, sent_back
 
 SAME = (("natt", "natt"), ("strongswan", "strongswan"))
-FOLLOWS_ESP = {"natt": True, "strongswan": False}
-"""Whether ESP alone moves the endpoint; kernel-libipsec waits for an authenticated IKE message."""
+FOLLOW_ESP = ("natt",)
+"""Engines that ESP alone moves to another port; kernel-libipsec waits for an authenticated IKE message."""
 FIRST, FLOOD, BATCH = 1000, 10000, 100
 
 
-def expect_moved(cell: Cell, before: tuple[str, int]) -> None:
-    """After a change of mapping: ESP from the new one is taken, and the right end follows as its engine does."""
+def up(cell: Cell) -> tuple[str, int]:
+    """Connect with a right end that hears of new mappings if it can; the outside endpoint of the left."""
+    # FreeBSD's dialect, which natt has otherwise, tells of no new mapping.
+    cell.start("right", **({"pf_key": "linux"} if cell.spec.right == "natt" else {}))
+    cell.start("left", pf_key="")
+    cell.connect()
+    cell.ping()
+    return outside(cell)
+
+
+def expect_moved(cell: Cell, before: tuple[str, int], by_esp: Collection[str] = FOLLOW_ESP) -> None:
+    """After a change of mapping ESP from the new one is taken, and the right end comes to answer there.
+
+    Those engines `by_esp` do so at once, the others after an authenticated IKE message.
+    """
     with inner_sink(cell) as sink:
         assert came_before_now(cell, sink) == []
     after = outside(cell)
     assert after != before
-    if FOLLOWS_ESP[cell.spec.right]:
+    if cell.spec.right in by_esp:
         wait_until(lambda: endpoint_of(sent_back(cell)) == after, f"ESP to {after}")
     else:
         assert endpoint_of(sent_back(cell)) == before
@@ -41,11 +55,9 @@ def expect_moved(cell: Cell, before: tuple[str, int]) -> None:
     assert endpoint_of(sent_back(cell)) == after
 
 
-@scenario("REB-02", versions=(MANUAL, IKEV2), features=("keepalive",), pairs=SAME, mobike=False)
+@scenario("REB-02", versions=(IKEV2,), features=("ike",), pairs=SAME, mobike=False)
 def after_a_remap_the_server_is_refused_by_the_nat(cell: Cell) -> None:
-    cell.up()
-    cell.ping()
-    before, last = outside(cell), cell.seen[-1]
+    before, last = up(cell), cell.seen[-1]
     nat(cell).clash()
     nat(cell).remap()
     assert endpoint_of(sent_back(cell)) == before
@@ -59,13 +71,14 @@ def after_a_remap_the_server_is_refused_by_the_nat(cell: Cell) -> None:
     expect_moved(cell, before)
 
 
-@scenario("REB-03", versions=(MANUAL, IKEV2), features=("keepalive",), pairs=SAME, mobike=False)
+@scenario("REB-03", versions=(IKEV2,), features=("ike",), pairs=SAME, mobike=False)
 def after_a_new_address_esp_of_the_client_counts(cell: Cell) -> None:
     cell.up()
     cell.ping()
     before = outside(cell)
     address = nat(cell).readdress()
-    expect_moved(cell, before)
+    # Of the dialects of PF_KEY that tell of a new mapping none moves an SA to another address.
+    expect_moved(cell, before, by_esp=())
     assert outside(cell)[0] == str(address)
 
 
@@ -134,11 +147,9 @@ def a_flood_from_two_ports_tells_of_few_mappings(cell: Cell) -> None:
     assert 1 <= len(told) <= time.monotonic() - begun + 1, f"{len(told)} messages of new mappings"
 
 
-@scenario("REB-19", versions=(MANUAL, IKEV2), features=("keepalive",), pairs=SAME, mobike=False, keepalive=0)
+@scenario("REB-19", versions=(IKEV2,), features=("ike",), pairs=SAME, mobike=False, keepalive=0)
 def a_stale_entry_keeps_the_old_mapping(cell: Cell) -> None:
-    cell.up()
-    cell.ping()
-    before, ports = outside(cell), PortRange(20000, 20999)
+    before, ports = up(cell), PortRange(20000, 20999)
     nat(cell).load(nat_rules(replace(nat(cell).config, ports=ports)))
     cell.ping(2)
     cell.ping_back()

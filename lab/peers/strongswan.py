@@ -290,10 +290,6 @@ class StrongSwan(Peer):
                 return True
         return False
 
-    def add_child(self) -> None:
-        """Make one more child SA of the same traffic."""
-        self._command("initiate", ike="lab", child=_child_name(0), timeout="-1")
-
     def rekey_child(self) -> None:
         """Begin to replace the first child SA."""
         self._command("rekey", child=_child_name(0))
