@@ -63,6 +63,11 @@ class Cell:
         return self.spec.version
 
     @property
+    def clients(self) -> tuple[str, ...]:
+        """The initiators: left, and where the topology has more of them, those."""
+        return ("left", *(name for name in self.topology.peers if name not in ("left", "right")))
+
+    @property
     def left(self) -> Any:
         """The initiating peer (a lab.peers driver)."""
         return self.peer("left")
@@ -89,7 +94,7 @@ class Cell:
 
     def endpoint(self, side: str, child: int = 0) -> Endpoint:
         """One end of the connection, as the topology lays it out, for the child SA of that number."""
-        other = "right" if side == "left" else "left"
+        other = "left" if side == "right" else "right"
         net, family = self.topology, self.connection.inner_family
         address, remote = str(net.address(side)), self._reached(other, side)
         inner, remote_inner = address, remote
@@ -106,6 +111,9 @@ class Cell:
             remote_behind_nat=net.is_behind_nat(other),
             remote_own=str(net.address(other)),
             reached_as=self._reached(side, other),
+            further_inner=tuple(str(net.inner(name, family).ip) for name in self.clients[1:])
+            if side == "right"
+            else (),
         )
         return end.child(child) if child else end
 
@@ -139,7 +147,7 @@ class Cell:
         if common:
             self.connection = self.spec.change(self.connection, **common)
         for side in sides or ("right", "left"):
-            chosen = driver(self.spec.left if side == "left" else self.spec.right, self.version)
+            chosen = driver(self.spec.right if side == "right" else self.spec.left, self.version)
             chosen.check(connection)
             require(*chosen.needs(connection))
             peer = chosen(self.endpoint(side), connection)
@@ -168,15 +176,22 @@ class Cell:
         self.left.connect()
         self.right.wait_connected()
 
-    def ping(self, count: int = 1, *, child: int = 0, **options: Any) -> None:
-        """Ping from left to right inside the tunnel; every echo must be answered."""
-        end = self.endpoint("left", child)
+    def up_all(self, **changes: Any) -> None:
+        """Start right and every initiator, and connect these one after the other."""
+        self.start("right", *self.clients, **changes)
+        for name in self.clients:
+            self.peer(name).connect()
+
+    def ping(self, count: int = 1, *, child: int = 0, side: str = "left", **options: Any) -> None:
+        """Ping from left, or another initiator, to right inside the tunnel; every echo must be answered."""
+        end = self.endpoint(side, child)
         traffic.ping(end.node, end.inner, end.remote_inner, count, **options)
 
-    def ping_back(self, count: int = 1, *, child: int = 0, **options: Any) -> None:
-        """Ping from right to left inside the tunnel."""
+    def ping_back(self, count: int = 1, *, child: int = 0, side: str = "left", **options: Any) -> None:
+        """Ping from right to left, or another initiator, inside the tunnel."""
         end = self.endpoint("right", child)
-        traffic.ping(end.node, end.inner, end.remote_inner, count, **options)
+        target = end.remote_inner if side == "left" else self.endpoint(side, child).inner
+        traffic.ping(end.node, end.inner, target, count, **options)
 
     def transfer(self, octets: int = 65536, *, child: int = 0) -> None:
         """Send a file over TCP from left to right inside the tunnel and compare it."""
@@ -198,8 +213,8 @@ class Cell:
             self.recorder.wait_for(unwanted, "nothing", seconds)
 
     def stop_peers(self) -> None:
-        """Stop both peers, the initiator first so that its DELETE still finds the other."""
-        for side in ("left", "right"):
+        """Stop all peers, the initiators first so that their DELETE still finds the other."""
+        for side in (*self.clients, "right"):
             if side in self._peers:
                 self._peers[side].stop()
 
@@ -243,7 +258,7 @@ def opened(spec: CellSpec, scratch: Path) -> Iterator[Cell]:
     require(*BASE_NEEDS, *spec.scenario.needs)
     topology = topology_file.load(spec.topology)
     own_device = [
-        side for side, name in (("left", spec.left), ("right", spec.right)) if PEERS[name].owns_inner
+        side for side in topology.peers if PEERS[spec.right if side == "right" else spec.left].owns_inner
     ]
     with Network.build(topology, scratch, inner_left_to=own_device) as network:
         prove(network)

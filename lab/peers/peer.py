@@ -228,6 +228,8 @@ class Endpoint:
     """Address the other end has on its own link."""
     reached_as: str
     """Address this end has for the other one."""
+    further_inner: tuple[str, ...] = ()
+    """Addresses inside the tunnels of further initiators, at the end that answers them all."""
 
     def child(self, number: int) -> Endpoint:
         """The same end with the inner addresses of child SA `number`."""

@@ -90,7 +90,9 @@ class ScriptedNatt(Natt):
         if connection.mode != TRANSPORT:
             inner = {
                 "local": (Selector.of(network(end.inner)),),
-                "remote": (Selector.of(network(end.remote_inner)),),
+                "remote": tuple(
+                    Selector.of(network(inner)) for inner in (end.remote_inner, *end.further_inner)
+                ),
             }
         child = v2.Child((_v2_suite(connection.suites[0]),), connection.mode, **inner)
         return Ikev2Peer(

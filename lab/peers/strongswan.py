@@ -202,7 +202,7 @@ class StrongSwan(Peer):
 
     def _load(self) -> None:
         connection, end = self.connection, self.endpoint
-        me, other = ("left.test", "right.test") if end.name == "left" else ("right.test", "left.test")
+        me, other = f"{end.name}.test", "left.test" if end.name == "right" else "right.test"
         self._session.load_shared({"id": "lab", "type": "IKE", "data": connection.secret})
         # An initiator that begins on other ports than 500 uses the marker from the first message on.
         is_early = connection.start_on_nat_t or connection.nat_t_port != NAT_T_PORT
@@ -221,7 +221,7 @@ class StrongSwan(Peer):
                     "mobike": "yes" if connection.mobike else "no",
                     "dpd_delay": f"{connection.liveness:g}s",
                     "local": {"auth": "psk", "id": me},
-                    "remote": {"auth": "psk", "id": other},
+                    "remote": {"auth": "psk", "id": "%any" if end.further_inner else other},
                     "children": self._children() if connection.child else {},
                 }
             }
@@ -239,7 +239,9 @@ class StrongSwan(Peer):
                 "rekey_time": f"{self.connection.child_lifetime:g}s",
                 "rand_time": "0s",
                 "local_ts": ["dynamic" if transport else f"{end.inner}/{bits}"],
-                "remote_ts": ["dynamic" if transport else f"{end.remote_inner}/{bits}"],
+                "remote_ts": ["dynamic"]
+                if transport
+                else [f"{inner}/{bits}" for inner in (end.remote_inner, *end.further_inner)],
             }
         return children
 
