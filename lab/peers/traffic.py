@@ -25,8 +25,8 @@ def ping(
         "ping",
         "-n",
         "-q",
-        "-i",
-        "0.01",
+        # One at a time: with a fixed interval ping sends more than `count` while it waits for answers.
+        "-A",
         "-c",
         str(count),
         "-s",
