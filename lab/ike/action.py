@@ -58,7 +58,9 @@ class Event:
             f"{key} {value.hex() if isinstance(value, bytes) else value}"
             for key, value in self.detail.items()
         )
-        return f"{self.name}: {told}" if told else self.name
+        text = f"{self.name}: {told}" if told else self.name
+        # What the other end says is in it, and it goes into logs and terminals.
+        return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 Action = Send | InstallSa | UpdateSa | DeleteSa | Event

@@ -6,6 +6,7 @@ import hashlib
 
 import pytest
 
+from lab.ike.action import Event
 from lab.ike.errors import ConfigurationError
 from lab.ike.natd import Fake, faked_hash, nat_d_hash
 from lab.ike.transport import Datagram, Endpoint, Kind, unwrap, wrap
@@ -86,3 +87,8 @@ def test_faked_hashes_are_those_of_the_field() -> None:
     }
     assert {way: fake(way) for way in Fake} == expected
     assert nat_d_hash("sha1", SPI_I, SPI_R, A) not in expected.values()
+
+
+def test_an_event_shows_control_characters_escaped():
+    told = str(Event("rejected", {"peer": "\x1b[2J\r\nFORGED\x00é"}))
+    assert told == "rejected: peer \\x1b[2J\\r\\nFORGED\\x00é"
