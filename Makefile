@@ -1,4 +1,4 @@
-.PHONY: help setup interop test lint fuzz bench bench-tunnel clean
+.PHONY: help setup interop test lint fuzz bench bench-connect bench-tunnel clean
 
 INPUTS ?= 1000000
 
@@ -7,6 +7,7 @@ help:
 	@echo "make test     the project's own tests, linters and type checks"
 	@echo "make fuzz     $(INPUTS) inputs (INPUTS=...) each for classify, the input path and the PF_KEY server"
 	@echo "make bench    set-up and churn costs of a lab on this machine"
+	@echo "make bench-connect  how soon natt has a tunnel to strongSwan"
 	@echo "make bench-tunnel  throughput of natt beside strongSwan's userland ESP, through one NAT"
 	@echo "make setup    only install what is missing"
 
@@ -32,6 +33,9 @@ fuzz: setup
 
 bench: setup
 	.venv/bin/python tests/bench/bench_setup.py
+
+bench-connect: setup
+	.venv/bin/python tests/bench/bench_connect.py
 
 bench-tunnel: setup
 	.venv/bin/python tests/bench/bench_tunnel.py

