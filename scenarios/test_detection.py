@@ -31,6 +31,8 @@ from scenarios.detection import carried_hashes, detecting, hash_of, hashes_of_en
 from scenarios.scripted import scripted
 
 IKE = (IKEV1_MAIN, IKEV1_AGGRESSIVE, IKEV2)
+RESPONDERS = (("natt", "natt"), ("natt", "strongswan"))
+"""Pairs in which the responder is the subject and the initiator scripted."""
 MAIN_MODE, IKE_SA_INIT, NOTIFY = 2, 34, 41
 NONE, LOCAL, REMOTE = frozenset[str](), frozenset({"nat-local"}), frozenset({"nat-remote"})
 BOTH = LOCAL | REMOTE
@@ -126,6 +128,7 @@ refuses the message. charon compares an IKEv1 hash without looking at its length
 
 @scenario(
     "FLT-08",
+    pairs=RESPONDERS,
     topologies=("direct",),
     versions=(IKEV1_MAIN, IKEV2),
     features=("ike", "nat-detection"),
