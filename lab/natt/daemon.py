@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import signal
 import socket
 import sys
 import time
 from types import FrameType
-from typing import NamedTuple
 
 from .association import packed
-from .config import Config, SocketConfig, load_config
+from .config import Config, SocketConfig
 from .control import ControlServer
 from .encapsulator import Encapsulator, endpoint_text
 from .host import LocalHost
 from .keepalive import KeepaliveTimer
 from .keys import export_keys
-from .pfkey.numbers import Dialect
+from .options import Options, read_arguments
 from .pfkey.transport import PfKeySocket
 from .routes import TunnelRoutes
 from .sockets import UdpEncapSocket, notify
@@ -27,14 +25,6 @@ from .tables import ConfigError
 from .tunnel import EventLoop, TunDevice
 
 _MARK = 0x4E415454
-
-
-class Options(NamedTuple):
-    """Sockets for users of the daemon, by path."""
-
-    control: str | None = None
-    pfkey: str | None = None
-    dialect: Dialect = Dialect.LINUX
 
 
 class StartError(Exception):
@@ -171,47 +161,27 @@ class Daemon:
             self._pfkey.close()
         if self._control is not None:
             self._control.close()
-        if self._host.routes is not None:
-            self._host.routes.close()
+        self._host.close()
         self._encapsulator.close()
         self._wake.close()
         self._waker.close()
         self._loop.close()
 
 
-def _arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="nattd", description="ESP in UDP in user space: sockets, SAs and a TUN device from a TOML file."
-    )
-    parser.add_argument("--config", metavar="FILE", required=True, help="sockets, SAs, policies (TOML)")
-    parser.add_argument("--control", metavar="PATH", help="UNIX socket that answers JSON lines")
-    parser.add_argument("--pfkey", metavar="PATH", help="UNIX socket that speaks PF_KEY (SOCK_SEQPACKET)")
-    parser.add_argument(
-        "--pfkey-dialect",
-        choices=[dialect.value for dialect in Dialect],
-        default=Dialect.LINUX.value,
-        help="whose PF_KEY that is (default: linux)",
-    )
-    parser.add_argument("--export-keys", metavar="DIR", help="write Wireshark's esp_sa table there")
-    return parser.parse_args(argv)
-
-
 def main(argv: list[str] | None = None) -> int:
     """Run nattd; status 0 after SIGTERM or SIGINT, 1 if the system refuses, 2 for a bad configuration."""
-    arguments = _arguments(argv)
     try:
-        config = load_config(arguments.config)
+        config, options = read_arguments(argv)
     except ConfigError as error:
         print(f"nattd: {error}", file=sys.stderr)
         return 2
-    options = Options(arguments.control, arguments.pfkey, Dialect(arguments.pfkey_dialect))
     daemon = Daemon(config, options)
     signal.signal(signal.SIGTERM, daemon.stop)
     signal.signal(signal.SIGINT, daemon.stop)
     try:
         daemon.start()
-        if arguments.export_keys:
-            export_keys(arguments.export_keys, config.associations)
+        if options.export_keys:
+            export_keys(options.export_keys, config.associations)
         notify(f"READY=1\nMAINPID={os.getpid()}\n")
         daemon.run()
     except StartError as error:

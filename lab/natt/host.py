@@ -22,6 +22,7 @@ class LocalHost:
         self._encapsulator = encapsulator
         self._loop = loop
         self.routes: TunnelRoutes | None = None
+        self._claims: dict[str, socket.socket] = {}
 
     def is_local(self, address: str) -> bool:
         """Whether packets to an address are for this host."""
@@ -40,16 +41,32 @@ class LocalHost:
         An SA in UDP does without where there is no right to raw sockets.
         """
         local = sa.source if sa.direction is Direction.OUT else sa.destination
+        where = f"raw socket of protocol 50 at {local}"
+        if sa.encap is Encap.NONE:
+            self._claim(local, where)
         if local in self._encapsulator.raw:
             return
         try:
             raw = self._encapsulator.open_raw(local)
         except OSError as error:
             if sa.encap is Encap.NONE or error.errno not in (errno.EPERM, errno.EADDRNOTAVAIL):
-                where = f"raw socket of protocol 50 at {local}"
                 raise OSError(error.errno, f"{where}: {error.strerror}") from None
             return
         self._loop.register(raw, partial(self._raw_ready, local))
+
+    def _claim(self, address: str, where: str) -> None:
+        """Keep others of this network namespace from the ESP of an address: the kernel would serve all."""
+        if address in self._claims:
+            return
+        claim = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        try:
+            claim.bind(f"\0nattd/esp/{address}")
+        except OSError as error:
+            claim.close()
+            if error.errno != errno.EADDRINUSE:
+                raise
+            raise OSError(errno.EADDRINUSE, f"{where}: another nattd has it") from None
+        self._claims[address] = claim
 
     def _raw_ready(self, local: str) -> None:
         self._encapsulator.raw_ready(self._encapsulator.raw[local], time.monotonic())
@@ -58,3 +75,11 @@ class LocalHost:
         """Send packets to these networks into the TUN device, if there is one."""
         if self.routes is not None:
             self.routes.replace(networks)
+
+    def close(self) -> None:
+        """Give the rules and the claims back."""
+        if self.routes is not None:
+            self.routes.close()
+        for claim in self._claims.values():
+            claim.close()
+        self._claims.clear()

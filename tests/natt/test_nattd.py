@@ -16,6 +16,8 @@ import pytest
 
 from lab.wait import DeadlineExceededError, wait_until
 
+from .conftest import inventory
+
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root for namespaces and TUN")
 
 LEFT, RIGHT = "10.1.0.1", "10.1.0.2"
@@ -238,14 +240,14 @@ def test_a_removed_device_ends_it_with_a_word(wire: Wire, start: Start, left_con
 
 def test_killed_it_leaves_nothing_in_the_way(wire: Wire, start: Start, left_config: Config) -> None:
     left = start(wire[0], "left", left_config())
-    before = wire[0].run("ip route show table all")
-    assert "natt0" in before
+    before = inventory(wire[0])[:3]
+    assert "natt0" in before[0]
     assert left.stop(signal.SIGKILL) == -signal.SIGKILL
-    assert "natt0" not in wire[0].run("ip route show table all") + wire[0].run("ip link show")
+    assert "natt0" not in str(inventory(wire[0]))
     left.control.with_suffix(".notify").unlink()
     again = start(wire[0], "left", left_config())
     assert again.client().ask(op="stats")
-    assert wire[0].run("ip route show table all").split() == before.split()
+    assert inventory(wire[0])[:3] == before
 
 
 @pytest.mark.parametrize(
@@ -309,3 +311,18 @@ def test_a_second_nattd_refuses_to_start(lone: Any, refused: Callable[..., tuple
     assert (status, line) == (1, f"nattd: control socket {lone.control}: another nattd answers there")
     assert lone.client().ask(op="stats")
     assert "natt1" not in lone.where.run("ip link show")
+
+
+def test_a_second_nattd_for_bare_esp_refuses_to_start(
+    wire: Wire, start: Start, left_config: Config, refused: Callable[..., tuple[int, str]]
+) -> None:
+    """Raw sockets do not exclude each other: without a word both would answer."""
+    left = start(wire[0], "left", left_config(encap="none"))
+    other = left_config(encap="none").replace("natt0", "natt1").replace("10.10.", "10.11.")
+    other = other.replace("10.20.", "10.21.").replace("port=500", "port=501")
+    word = f"nattd: raw socket of protocol 50 at {LEFT}: another nattd has it"
+    assert refused(wire[0], other) == (1, word)
+    assert left.stop() == 0
+    left.control.with_suffix(".notify").unlink()
+    again = start(wire[0], "left", other)
+    assert len(again.client().ask(op="sas")["sas"]) == 2
