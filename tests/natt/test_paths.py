@@ -139,7 +139,7 @@ ALGORITHMS: list[dict[str, Any]] = [
 @settings(deadline=None, max_examples=300)
 @given(
     algorithms=st.sampled_from(ALGORITHMS),
-    encap=st.sampled_from([Encap.ESPINUDP, Encap.ESPINUDP_NON_IKE]),
+    encap=st.sampled_from(Encap),
     outer6=st.booleans(),
     inner6=st.booleans(),
     body=st.binary(max_size=1400),
@@ -157,15 +157,16 @@ def test_decapsulate_undoes_encapsulate(
     esn: bool,
     transport: bool,
 ) -> None:
-    here = ("fd00::5", 4500) if outer6 else HERE
-    peer = ("fd00::1", 4500) if outer6 else ("198.51.100.1", 4500)
+    port = 4500 if encap is not Encap.NONE else 0
+    here = ("fd00::5" if outer6 else HERE[0], port)
+    peer = ("fd00::1" if outer6 else "198.51.100.1", port)
     common: dict[str, Any] = {
         "spi": 9,
         "source": peer[0],
         "destination": here[0],
         "encap": encap,
-        "sport": 4500,
-        "dport": 4500,
+        "sport": port,
+        "dport": port,
         "esn": esn,
         "tfc": tfc,
         "mode": Mode.TRANSPORT if transport else Mode.TUNNEL,
@@ -181,7 +182,8 @@ def test_decapsulate_undoes_encapsulate(
     there = Receiver(receiver)
     outgoing = encapsulate(sender, packet, parse_ip(packet), 0.0)
     assert parse_ip(outgoing.packet()).total_length == len(outgoing.packet())
-    result = there.path.datagram(outgoing.payload, peer, here, encap, Profile.LINUX, 0.0)
+    take = there.path.esp if encap is Encap.NONE else there.path.datagram
+    result = take(outgoing.payload, peer, here, encap, Profile.LINUX, 0.0)
     assert result == Decapsulated([packet], receiver, [1], None)
 
 
