@@ -127,7 +127,12 @@ def forged_ike_moves_nothing(cell: Cell) -> None:
     nat = (example(cell).src, 6666)
     inject(cell, "wan", *(as_arriving(example(cell), payload, nat) for payload in forged))
     cell.right.rekey_child()
-    wait_until(lambda: cell.left.inbound_spis() - before[0], "a rekeyed SA at the old port")
+    for side, old in zip(("left", "right"), before, strict=True):
+        peer = cell.peer(side)
+        wait_until(
+            lambda peer=peer, old=old: peer.inbound_spis() - old,  # type: ignore[misc]
+            f"a rekeyed SA of the {side} end at the old port",
+        )
     cell.ping_back()
     cell.ping()
     own = outside_port(cell)
