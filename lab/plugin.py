@@ -98,7 +98,7 @@ def pytest_pycollect_makeitem(
     declared = getattr(obj, ATTRIBUTE, None)
     if declared is None:
         return None
-    for topology in declared.topologies:
+    for topology in (*declared.topologies, *declared.on_demand):
         try:
             topology_file.load(topology)
         except TopologyError as error:
@@ -136,7 +136,7 @@ def _refuse_double_claims(items: list[pytest.Item]) -> None:
 
 def _chosen(selection: Selection, items: list[pytest.Item]) -> set[pytest.Item]:
     if selection.is_everything:
-        return set(items)
+        return {item for item in items if not (isinstance(item, CellItem) and item.spec.is_on_demand)}
     cells = {item.spec.name: item for item in items if isinstance(item, CellItem)}
     return {cells[name] for name in selection.choose([item.spec for item in cells.values()])}
 

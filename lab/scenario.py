@@ -52,6 +52,8 @@ class Scenario:
     """Fields of Connection that differ from the default."""
     is_for_all_versions: bool = False
     """Whether `versions` was left to the default."""
+    on_demand: tuple[str, ...] = ()
+    """Further topologies, whose cells run only if the topology or the cell is named."""
 
     @property
     def title(self) -> str:
@@ -73,7 +75,7 @@ class Scenario:
                 found.append(CellSpec(self, left, right, self.topologies[0], min(shared, key=VERSIONS.index)))
             found += [
                 CellSpec(self, left, right, topology, version)
-                for topology in self.topologies
+                for topology in (*self.topologies, *self.on_demand)
                 for version in versions
             ]
         return found
@@ -93,6 +95,11 @@ class CellSpec:
     def name(self) -> str:
         """The stable name ``scenario[left-right-topology-version]``."""
         return f"{self.scenario.id}[{self.left}-{self.right}-{self.topology}-{self.version}]"
+
+    @property
+    def is_on_demand(self) -> bool:
+        """Whether it runs only if somebody names it or its topology."""
+        return self.topology in self.scenario.on_demand
 
     def make_connection(self, **changes: Any) -> Connection:
         """The connection this cell configures at both ends. Raises ScenarioError for a field or value."""
@@ -141,13 +148,15 @@ def scenario(
     features: tuple[str, ...] = (),
     needs: tuple[str, ...] = (),
     pairs: tuple[tuple[str, str], ...] = (),
+    on_demand: tuple[str, ...] = (),
     **connection: Any,
 ) -> Callable[[Function], Function]:
     """Declare a test function as the scenario `id` of the catalogue.
 
     The function takes one argument, `cell`. `pairs` names the left and right peers where not every pair of
-    them is the scenario's subject. `connection` sets fields of lab.peers.peer.Connection. Raises
-    ScenarioError for an id that the catalogue lacks, an unknown version, pair, field or value.
+    them is the scenario's subject, `on_demand` topologies that are too large for every run. `connection`
+    sets fields of lab.peers.peer.Connection. Raises ScenarioError for an id that the catalogue lacks, an
+    unknown version, pair, field or value.
     """
     if id not in catalogue():
         raise ScenarioError(f"{id} is not in scenarios/catalogue.toml: add its title, group and source there")
@@ -164,7 +173,9 @@ def scenario(
         Connection(version=versions[0], **connection)
     except (TypeError, ValueError) as error:
         raise _wrong_connection(id, error) from error
-    declared = Scenario(id, topologies, versions, frozenset(features), needs, pairs, connection, is_for_all)
+    declared = Scenario(
+        id, topologies, versions, frozenset(features), needs, pairs, connection, is_for_all, on_demand
+    )
 
     def mark(function: Function) -> Function:
         setattr(function, ATTRIBUTE, declared)

@@ -49,6 +49,7 @@ class Selection:
             and (not self.peers or {spec.left, spec.right} & set(self.peers))
             and (not self.topologies or spec.topology in self.topologies)
             and (not self.versions or spec.version in self.versions)
+            and (not spec.is_on_demand or spec.topology in self.topologies or spec.name in self.cells)
         ]
         if not chosen:
             raise SelectionError("no cell has all that was asked for; take away one of the options")

@@ -53,7 +53,14 @@ def two_clients_both_work(cell: Cell) -> None:
     assert cell.left.inbound_spis() <= {p.spi for p in cell.seen.on("wan").before(alone).esp_in_udp}
 
 
-@scenario("MUL-02", topologies=("clients-3", "clients-10"), versions=(IKEV2,), features=("ike",), pairs=SAME)
+@scenario(
+    "MUL-02",
+    topologies=("clients-3", "clients-10"),
+    on_demand=("clients-50",),
+    versions=(IKEV2,),
+    features=("ike",),
+    pairs=SAME,
+)
 def many_clients_come_up_and_stay(cell: Cell) -> None:
     cell.up_all()
     expect_all_served(cell)

@@ -49,6 +49,18 @@ def test_a_scenario_may_name_its_pairs() -> None:
     ]
 
 
+def test_cells_on_demand_run_only_if_they_or_their_topology_are_named() -> None:
+    one = declared(versions=(MANUAL,), pairs=(("natt", "natt"),), on_demand=("clients-50",)).cells()
+    usual, large = "ENC-01[natt-natt-one_nat-manual]", "ENC-01[natt-natt-clients-50-manual]"
+    assert [cell.name for cell in one] == [usual, large]
+    for selection, chosen in (
+        (Selection(cells=("ENC-01",)), usual),
+        (Selection(topologies=("clients-50",)), large),
+        (Selection(cells=(large,)), large),
+    ):
+        assert selection.choose(one) == [chosen]
+
+
 def test_a_pair_without_the_version_gets_one_unsupported_cell() -> None:
     cells = {
         (cell.left, cell.right): cell
