@@ -259,11 +259,15 @@ def _add_message(sa: EspSa, reqid: int) -> Message:
 
 
 def _original_addresses(sa: EspSa) -> list[Extension]:
-    """NAT-OA of what arrives: the addresses its sender computed checksums with (RFC 3948 section 3.1.2)."""
+    """NAT-OA of what arrives: the addresses its sender computed checksums with (RFC 3948 section 3.1.2).
+
+    The difference takes both; with one alone, as drafts before 05 tell it, nattd must compute anew (b).
+    """
     if sa.direction != INBOUND or sa.encapsulation == NO_ENCAPSULATION:
         return []
-    named = ((Ext.X_NAT_T_OAI, sa.original_source), (Ext.X_NAT_T_OAR, sa.original_destination))
-    return [_host(kind, address) for kind, address in named if address is not None]
+    if sa.original_source is None or sa.original_destination is None:
+        return []
+    return [_host(Ext.X_NAT_T_OAI, sa.original_source), _host(Ext.X_NAT_T_OAR, sa.original_destination)]
 
 
 def _moving(request: Message, new: EspSa) -> tuple[Extension, ...]:
