@@ -199,3 +199,18 @@ def only_the_end_told_to_rekeys(cell: Cell) -> None:
     expect(requests.to(cell.endpoint("right").address)).some()
     expect(requests.sent_by(cell.endpoint("right").address)).none()
     expect_marked_at_mapping(cell, requests)
+    the_responder_rekeys_if_told(cell)
+
+
+def the_responder_rekeys_if_told(cell: Cell) -> None:
+    """The control of FLT-13: the same lifetime, told to the responder and not to the initiator."""
+    cell.stop_peers()
+    last = cell.seen.on("wan")[-1]
+    cell.start("right", child_lifetime=1)
+    cell.start("left", child_lifetime=0)
+    cell.connect()
+    cell.ping()
+    request = first_by(cell, "right", last, "CREATE_CHILD_SA")
+    assert request.ike is not None
+    assert not request.ike.is_response
+    assert (request.sport, request.dport, request.kind) == (4500, mapped(cell), Kind.IKE_MARKED)
