@@ -7,7 +7,11 @@ from collections.abc import Iterator
 import pytest
 
 from lab.capture.expect import expect
+from lab.capture.seen import Seen
 from lab.cell import Cell
+from lab.ike.deviation import DropMessage, Match
+from lab.ike.ikev2.config import Retransmission
+from lab.ike.ikev2.numbers import Exchange, P
 from lab.peers.peer import IKEV1_MAIN, IKEV2
 from lab.peers.traffic import TrafficError
 from lab.scenario import scenario
@@ -17,6 +21,8 @@ from scenarios.inner import inner_sink, send_inner
 
 FOLLOWS_ESP = {"natt": True, "strongswan": False}
 """Whether a peer moves its SA after authenticated ESP from a new port: libipsec does not tell of it."""
+SMALL = 200
+"""Octets of an IP packet that cannot take a whole IKE_AUTH request, but half of one."""
 WITHOUT_SILENCE = (("natt", "natt"), ("natt", "strongswan"), ("strongswan", "natt"))
 
 
@@ -163,7 +169,15 @@ def connecting(cell: Cell) -> Iterator[None]:
 
 
 @scenario("REB-15", versions=(IKEV1_MAIN, IKEV2), features=("ike",))
-def a_reboot_before_the_float_is_survived(cell: Cell) -> None:
+def a_reboot_within_the_negotiation_is_survived(cell: Cell) -> None:
+    a_reboot_at_the_float(cell)
+    if cell.spec.left == "natt" and cell.version == IKEV2:
+        cell.stop_peers()
+        a_reboot_between_fragments(cell)
+
+
+def a_reboot_at_the_float(cell: Cell) -> None:
+    """The first message on 4500 does not come through, and its retransmission has another port."""
     nat = cell.network.nat("nat")
     cell.start()
     nat.block("udp4500")
@@ -178,3 +192,32 @@ def a_reboot_before_the_float_is_survived(cell: Cell) -> None:
     expect(cell.seen.on("wan").marked_ike.to(cell.endpoint("right").address)).some().each_field(
         sport=outside_port(cell)
     )
+
+
+def a_reboot_between_fragments(cell: Cell) -> None:
+    """The first fragment of IKE_AUTH (RFC 7383) is through when the NAT forgets; the second is lost."""
+    right, before = cell.endpoint("right").address, cell.seen[-1]
+    lost = DropMessage(Match(exchange=Exchange.IKE_AUTH, part=1, nth=0))
+    cell.start("right")
+    slow = Retransmission(first=2.0)
+    cell.start("left", ike={"fragment_size": SMALL, "retransmission": slow}, deviations=(lost,))
+    with connecting(cell):
+        first = cell.until(
+            lambda seen: seen.on("wan").after(before).marked_ike.exchange("IKE_AUTH").to(right), "a fragment"
+        ).first
+        cell.network.nat("nat").remap()
+    cell.ping()
+    cell.ping_back()
+    new = outside_port(cell)
+    assert new != first.sport
+    sent = cell.seen.on("wan").after(first).marked_ike.exchange("IKE_AUTH")
+    again = sent.to(right)
+    expect(again).exactly(2).each_field(sport=new).each("a fragment", is_fragment)
+    assert is_fragment(first)
+    assert again.first.payload == first.payload
+    expect(sent.sent_by(right)).some().each_field(sport=4500, dport=new)
+
+
+def is_fragment(packet: Seen) -> bool:
+    """Whether an IKEv2 message is an Encrypted Fragment (RFC 7383 section 2.5)."""
+    return packet.ike is not None and packet.ike.next_payload == P.SKF
