@@ -4,8 +4,10 @@ from dataclasses import replace
 from typing import Any
 
 from lab.capture.expect import expect
+from lab.capture.packets import Packets
 from lab.capture.seen import Seen
 from lab.cell import Cell
+from lab.ike.ikev2.numbers import N
 from lab.ike.ikev2.suites import IkeSuite
 from lab.net.behaviour import PortRange
 from lab.net.rules import nat_rules
@@ -16,6 +18,9 @@ from scenarios.detection import carried_hashes, detecting, hashes_of_ends
 IKE = (IKEV1_MAIN, IKEV1_AGGRESSIVE, IKEV2)
 ONE_OF_NATT = (("natt", "natt"), ("natt", "strongswan"), ("strongswan", "natt"))
 OWN_PORT = 5500
+GATEWAY = "203.0.113.9"
+"""A second address of the right end, to which natt redirects."""
+REDIRECT_SUPPORTED, REDIRECT, REDIRECTED_FROM = N.REDIRECT_SUPPORTED, N.REDIRECT, N.REDIRECTED_FROM
 
 
 def is_marked(packet: Seen) -> bool:
@@ -39,29 +44,53 @@ def an_exchange_lives_on_4500_from_the_start(cell: Cell) -> None:
 @scenario("FLT-14", pairs=ONE_OF_NATT, versions=(IKEV2,), features=("ike",))
 def detours_of_ike_sa_init_do_not_delay_the_float(cell: Cell) -> None:
     detours = 0
+    gateway = cell.endpoint("right").address
     changes: dict[str, dict[str, Any]] = {"left": {}, "right": {}}
     if cell.spec.right == "natt":
         detours += 1
-        changes["right"] = {"ike": {"demand_cookie": True}}
+        cell.endpoint("right").node.run(["ip", "address", "add", f"{GATEWAY}/24", "dev", "wan"]).check()
+        gateway = GATEWAY
+        changes["right"] = {"ike": {"demand_cookie": True, "redirect_to": gateway}}
     if cell.spec.left == "natt":
         detours += 1
         groups = ("aes128-sha256-modp2048", "aes128-sha256-ecp256")
-        changes["left"] = {"ike": {"suites": tuple(map(IkeSuite.of, groups))}}
+        changes["left"] = {"ike": {"suites": tuple(map(IkeSuite.of, groups)), "follow_redirects": True}}
         if cell.spec.right == "natt":
             changes["right"]["ike"]["suites"] = (IkeSuite.of(groups[1]),)
     for side in ("right", "left"):
         cell.start(side, **changes[side])
     cell.connect()
     cell.ping()
+    left = cell.endpoint("left").address
     init = cell.seen.on("lan").ike.exchange("IKE_SA_INIT")
-    expect(init).exactly(2 + 2 * detours).same("initiator_spi").each_field(sport=500, dport=500)
-    for request in init.sent_by(cell.endpoint("left").address):
+    there = init.where(lambda p: gateway in (p.src, p.dst), f"with {gateway}")
+    expect(there).exactly(2 + 2 * detours).same("initiator_spi").each_field(sport=500, dport=500)
+    if gateway == GATEWAY:
+        expect_redirect(cell, init.where(lambda p: gateway not in (p.src, p.dst), f"not with {gateway}"))
+    for request in init.sent_by(left):
         assert carried_hashes(request)[0] == hashes_of_ends(request)[1]
         if cell.spec.left == "natt":
             assert carried_hashes(request)[1:] == [hashes_of_ends(request)[0]]
-    expect(cell.seen.on("lan").ike.exchange("IKE_AUTH")).each_field(sport=4500, dport=4500).each(
-        "behind the marker", is_marked
+    auth = cell.seen.on("lan").ike.exchange("IKE_AUTH")
+    expect(auth).each_field(sport=4500, dport=4500).each("behind the marker", is_marked).each(
+        f"with {gateway}", lambda p: gateway in (p.src, p.dst)
     )
+
+
+def expect_redirect(cell: Cell, init: Packets) -> None:
+    """One request and one answer, which is a REDIRECT; the IKE SA has another SPI (RFC 5685 section 3)."""
+    first, others = cell.endpoint("right").address, cell.seen.on("lan").ike.to(GATEWAY)
+    expect(init).exactly(2).same("initiator_spi").each_field(sport=500, dport=500)
+    expect(init.to(first)).exactly(1).each("announcing it", lambda p: REDIRECT_SUPPORTED in notifies(p))
+    expect(init.sent_by(first)).exactly(1).each("a REDIRECT alone", lambda p: notifies(p) == [REDIRECT])
+    expect(others).each("of another SPI", lambda p: p.initiator_spi != init.first.initiator_spi)
+    expect(others.exchange("IKE_SA_INIT")).each("from there", lambda p: REDIRECTED_FROM in notifies(p))
+
+
+def notifies(packet: Seen) -> list[int]:
+    """The notify message types of an IKEv2 message in clear."""
+    assert packet.ike is not None
+    return [int.from_bytes(payload.body[2:4], "big") for payload in packet.ike.payloads if payload.type == 41]
 
 
 @scenario("FLT-16", versions=IKE, features=("ike",), nat_t_port=OWN_PORT)

@@ -160,19 +160,20 @@ class ScriptedNatt(Natt):
 
     def configuration(self) -> str:
         """The nattd configuration of this end: sockets and the TUN device, no SAs."""
-        address, port = self.endpoint.address, self.connection.nat_t_port
         on_ike_port = "espinudp-non-ike" if self._is_non_ike else "none"
+        encaps = ((IKE_PORT, on_ike_port), (self.connection.nat_t_port, "espinudp"))
         tables = [
-            table("[[socket]]", address=address, port=IKE_PORT, encap=on_ike_port, profile="linux"),
-            table(
-                "[[socket]]",
-                address=address,
-                port=port,
-                encap="espinudp",
-                profile="linux",
-            ),
+            table("[[socket]]", address=address, port=port, encap=encap, profile="linux")
+            for address in self._addresses
+            for port, encap in encaps
         ]
         return "\n".join([*tables, *self._tunnel()])
+
+    @property
+    def _addresses(self) -> tuple[str, ...]:
+        """The own address, and the one that initiators are redirected to."""
+        gateway = self.connection.ike.get("redirect_to")
+        return (self.endpoint.address, gateway) if gateway else (self.endpoint.address,)
 
     def start(self) -> None:
         """Start nattd with its PF_KEY socket, then the key manager on it."""

@@ -72,6 +72,11 @@ class Config:
     fragment_size: int = 1280
     """Largest IP packet for a message before it is fragmented, in octets."""
     demand_cookie: bool = False
+    redirect_to: str = ""
+    """Address of this end to which it redirects initiators that come to another one and can be redirected
+    (RFC 5685); empty redirects none."""
+    follow_redirects: bool = False
+    """As the initiator, announce REDIRECT_SUPPORTED and go where a REDIRECT says."""
     initial_contact: bool = True
     vendor_ids: tuple[bytes, ...] = ()
     retransmission: Retransmission = Retransmission()
@@ -92,5 +97,10 @@ class Config:
             raise ConfigurationError(
                 f"local port {self.natt_port} carries markers, remote port {self.remote.port} does not"
             )
+        if self.redirect_to:
+            try:
+                Endpoint.of(self.redirect_to, self.local.port)
+            except ConfigurationError as error:
+                raise ConfigurationError(f"redirect_to: {error}") from None
         if self.fragmentation and self.fragment_size < 200:
             raise ConfigurationError(f"fragment_size: {self.fragment_size} octets leave no room")

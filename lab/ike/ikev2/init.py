@@ -1,4 +1,4 @@
-"""IKE_SA_INIT on both sides: algorithms, nonces, keys, NAT detection, COOKIE and INVALID_KE_PAYLOAD."""
+"""IKE_SA_INIT on both sides: algorithms, nonces, keys, NAT detection, COOKIE, another group, REDIRECT."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from .payloads import (
     parse_notifies,
     parse_sa,
 )  # fmt: skip
+from .redirect import MAX_REDIRECTS, parse_redirect, redirected_from
 from .sastate import State
 from .suites import choose_ike
 
@@ -64,11 +65,15 @@ def _take_features(sa: IkeSa, message: Message, datagram: Datagram) -> None:
 
 
 class InitTask:
-    """The initiator's IKE_SA_INIT; its request is made anew after COOKIE and INVALID_KE_PAYLOAD."""
+    """The initiator's IKE_SA_INIT; its request is made anew after COOKIE and INVALID_KE_PAYLOAD.
+
+    `came_from` are the addresses that have redirected it here, oldest first (RFC 5685).
+    """
 
     exchange = int(Exchange.IKE_SA_INIT)
 
-    def __init__(self, group: int) -> None:
+    def __init__(self, group: int, came_from: tuple[str, ...] = ()) -> None:
+        self.came_from = came_from
         self._exchange: KeyExchange = generate_key_exchange(group)
         self._cookie: bytes | None = None
         self._retries = 0
@@ -82,6 +87,10 @@ class InitTask:
             Payload(P.NONCE, sa.nonce_i),
             *_features(sa),
         ]
+        if sa.config.follow_redirects:
+            payloads.append(Notify(N.REDIRECT_SUPPORTED).pack())
+        if self.came_from:
+            payloads.append(redirected_from(self.came_from[-1]).pack())
         if self._cookie is not None:
             payloads.insert(0, Notify(N.COOKIE, self._cookie).pack())
         return payloads
@@ -96,6 +105,9 @@ class InitTask:
             if notify.type == N.INVALID_KE_PAYLOAD:
                 self._retry(sa, "INVALID_KE_PAYLOAD")
                 self._exchange = generate_key_exchange(self._other_group(sa, notify.data))
+                return
+            if notify.type == N.REDIRECT:
+                self.redirected(sa, self._gateway(sa, notify), now)
                 return
             if notify.is_error:
                 raise FailedError(f"the peer answered IKE_SA_INIT with {notify}")
@@ -121,6 +133,20 @@ class InitTask:
         sa.skip_ids(1, 0)
         if sa.context.pipeline.ports.floating not in (Float.LATE, Float.NEVER):
             float_ports(sa)
+
+    def redirected(self, sa: IkeSa, gateway: str, now: float) -> None:
+        """The peer wants this IKE SA to be made with the address `gateway`."""
+        raise FailedError(f"redirected to {gateway}")
+
+    def _gateway(self, sa: IkeSa, notify: Notify) -> str:
+        if not sa.config.follow_redirects:
+            raise FailedError("the peer answered IKE_SA_INIT with REDIRECT, which was not announced")
+        gateway, nonce = parse_redirect(notify.data)
+        if nonce != sa.nonce_i:
+            raise MalformedError(f"REDIRECT to {gateway}: the nonce is not that of the request")
+        if len(self.came_from) >= MAX_REDIRECTS:
+            raise FailedError(f"redirected more than {MAX_REDIRECTS} times, last to {gateway}")
+        return gateway
 
     def _retry(self, sa: IkeSa, why: str) -> None:
         self._retries += 1

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import hmac
-import secrets
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -13,16 +10,17 @@ from ..chain import ZERO_SPI, Header, Message
 from ..deviation import IN, OUT, Deviation, Float
 from ..errors import ConfigurationError, MalformedError
 from ..pipeline import Pipeline
-from ..transport import Datagram, Endpoint, Kind, unwrap, wrap
+from ..transport import Datagram, Endpoint, Kind, unwrap
 from .auth import AuthTask, answer_auth
 from .config import Config
 from .context import Context, random_esp_spi
 from .create_child import ChildTask, RekeyIkeTask, answer_create_child
+from .doorman import Doorman
 from .ikesa import Answerer, IkeSa
 from .informational import DeleteTask, LivenessTask, answer_informational, moved
 from .init import InitTask, answer_init
-from .numbers import FLAG_INITIATOR, FLAG_RESPONSE, VERSION, Exchange, N, P
-from .payloads import Notify, parse_notifies
+from .numbers import FLAG_INITIATOR, FLAG_RESPONSE, VERSION, Exchange, N
+from .payloads import Notify
 from .sastate import Made, State
 
 _ANSWERERS: dict[int, Answerer] = {
@@ -42,6 +40,23 @@ class _Init(InitTask):
         if sa.state is State.AUTH:
             sa.ask(AuthTask(), now)
 
+    def redirected(self, sa: IkeSa, gateway: str, now: float) -> None:
+        """Leave this IKE SA, of which the peer knows nothing, and begin another one on the IKE port."""
+        sa.state = State.DELETED
+        sa.context.forget(sa)
+        sa.context.event("redirected", gateway=gateway, by=sa.remote)
+        came_from = (*self.came_from, sa.remote.address)
+        _begin(sa.context, sa.local, sa.remote._replace(address=gateway), came_from, now)
+
+
+def _begin(
+    context: Context, local: Endpoint, remote: Endpoint, came_from: tuple[str, ...], now: float
+) -> None:
+    sa = IkeSa(context, True, context.new_spi(), ZERO_SPI, local, remote, now)
+    sa.answerers = {kind: a for kind, a in _ANSWERERS.items() if kind >= Exchange.CREATE_CHILD_SA}
+    context.sas[sa.own_spi] = sa
+    sa.ask(_Init(context.config.suites[0].group, came_from), now)
+
 
 class Ikev2Peer:
     """One end, both roles. Every method returns what is to be done; nothing happens by itself.
@@ -58,7 +73,7 @@ class Ikev2Peer:
     ) -> None:
         self.config = config
         self._context = Context(config, Pipeline(tuple(deviations), config.natt_port), new_esp_spi)
-        self._cookie_secret = secrets.token_bytes(16)
+        self._doorman = Doorman(self._context)
 
     # What there is.
 
@@ -86,10 +101,7 @@ class Ikev2Peer:
         local, remote = config.local, config.remote
         if ports.start_on_natt_port or ports.floating is Float.EARLY:
             local, remote = local.with_port(config.natt_port), remote.with_port(config.remote_natt_port)
-        sa = IkeSa(self._context, True, self._context.new_spi(), ZERO_SPI, local, remote, now)
-        sa.answerers = {kind: a for kind, a in _ANSWERERS.items() if kind >= Exchange.CREATE_CHILD_SA}
-        self._context.sas[sa.own_spi] = sa
-        sa.ask(_Init(config.suites[0].group), now)
+        _begin(self._context, local, remote, (), now)
         return self._context.drain()
 
     def receive(self, datagram: Datagram, now: float) -> list[Action]:
@@ -205,7 +217,7 @@ class Ikev2Peer:
 
     def _find(self, header: Header, octets: bytes, datagram: Datagram, now: float) -> IkeSa | None:
         if header.version >> 4 > 2:
-            self._answer_clear(header, Notify(N.INVALID_MAJOR_VERSION, bytes((VERSION,))), datagram, now)
+            self._doorman.answer(header, Notify(N.INVALID_MAJOR_VERSION, bytes((VERSION,))), datagram, now)
             raise MalformedError(f"IKE version {header.version >> 4}")
         if header.version >> 4 != 2:
             raise MalformedError(f"IKE version {header.version >> 4}")
@@ -223,13 +235,13 @@ class Ikev2Peer:
         return sa
 
     def _incoming(self, header: Header, octets: bytes, datagram: Datagram, now: float) -> IkeSa | None:
-        """The SA an IKE_SA_INIT request belongs to: an old one, a new one, or None after a COOKIE."""
+        """The SA an IKE_SA_INIT request belongs to: an old one, a new one; None after COOKIE or REDIRECT."""
         if header.initiator_spi == ZERO_SPI or header.responder_spi != ZERO_SPI or header.message_id:
             raise MalformedError("IKE_SA_INIT request with SPIs or a message id that cannot be")
         for sa in self.sas:
             if not sa.initiator and (sa.spi_i, sa.init_source) == (header.initiator_spi, datagram.source):
                 return sa
-        if self.config.demand_cookie and not self._has_cookie(header, octets, datagram, now):
+        if self._doorman.turns_away(header, octets, datagram, now):
             return None
         local, remote = datagram.destination, datagram.source
         spi_r = self._context.new_spi()
@@ -238,30 +250,6 @@ class Ikev2Peer:
         sa.answerers = _ANSWERERS
         self._context.sas[spi_r] = sa
         return sa
-
-    def _has_cookie(self, header: Header, octets: bytes, datagram: Datagram, now: float) -> bool:
-        """Whether the request carries our cookie; if not, it is answered with one (RFC 7296 section 2.6)."""
-        message = Message.parse(octets)
-        nonce = message.first(P.NONCE)
-        seed = (nonce.body if nonce else b"") + datagram.source.packed + header.initiator_spi
-        cookie = hmac.digest(self._cookie_secret, seed, hashlib.sha256)
-        sent = [n.data for n in parse_notifies(message.payloads) if n.type == N.COOKIE]
-        if any(hmac.compare_digest(cookie, data) for data in sent):
-            return True
-        self._context.event("cookie-demanded", source=datagram.source)
-        self._answer_clear(header, Notify(N.COOKIE, cookie), datagram, now)
-        return False
-
-    def _answer_clear(self, header: Header, notify: Notify, datagram: Datagram, now: float) -> None:
-        pipeline = self._context.pipeline
-        message = Message(
-            header.initiator_spi, ZERO_SPI, VERSION, header.exchange, FLAG_RESPONSE, header.message_id,
-            (notify.pack(),),
-        )  # fmt: skip
-        octets = pipeline.message(OUT, message).pack()
-        answer = wrap(octets, datagram.destination, datagram.source, self.config.natt_port)
-        for passed in pipeline.datagrams(OUT, [answer], now):
-            self._context.actions.append(Send(passed))
 
     # Timers.
 
