@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from _pytest.runner import runtestprotocol
 
 from lab import probe
 from lab.cell import Cell, opened
@@ -44,6 +45,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--reports", default="reports", metavar="DIR", help="where reports go (default: %(default)s)"
     )
     group.addoption("--full-report", action="store_true", help="also write junit.xml and results.json there")
+    group.addoption("--no-retry", action="store_true", help="do not try a failed cell a second time")
     group.addoption(
         "--keep-evidence", action="store_true", help="keep captures and logs of cells that passed, too"
     )
@@ -87,6 +89,8 @@ class CellItem(pytest.Function):
         super().__init__(**options)
         self.spec = spec
         self.result: Result | None = None
+        self.first_failure: Result | None = None
+        """What the first of two attempts came to."""
         self.nat = ""
         """The NATs of the running network in words, once it is built."""
 
@@ -160,6 +164,22 @@ def cell(request: pytest.FixtureRequest) -> Iterator[Cell]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
+    """Run a cell; try one that went wrong a second time, so that a flake is told from a failure."""
+    if not isinstance(item, CellItem):
+        return None
+    item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
+    reports = runtestprotocol(item, nextitem=nextitem, log=False)
+    if item.result is not None and item.result.verdict.is_bad and not item.config.getoption("--no-retry"):
+        item.first_failure, item.result = item.result, None
+        reports = runtestprotocol(item, nextitem=nextitem, log=False)
+    for report in reports:
+        item.ihook.pytest_runtest_logreport(report=report)
+    item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+    return True
+
+
 _SKIPS: dict[type[BaseException], Verdict] = {
     UnsupportedError: Verdict.UNSUPPORTED,
     probe.UnavailableError: Verdict.UNAVAILABLE,
@@ -217,7 +237,13 @@ def _reason(call: pytest.CallInfo[None]) -> str:
 
 
 def _conclude(item: CellItem, verdict: Verdict, reason: str, seconds: float) -> None:
-    spec = item.spec
+    spec, first = item.spec, item.first_failure
+    if verdict is Verdict.PASSED and first is not None:
+        verdict, reason = (
+            Verdict.FLAKY,
+            f"passed when tried again; {first.verdict.value} first: {first.reason}",
+        )
+    has_evidence = verdict in (Verdict.FAILED, Verdict.FLAKY)
     item.result = Result(
         cell=spec.name,
         scenario=spec.scenario.id,
@@ -228,7 +254,7 @@ def _conclude(item: CellItem, verdict: Verdict, reason: str, seconds: float) -> 
         verdict=verdict,
         reason=reason,
         seconds=round(seconds, 3),
-        evidence=item.config.stash[_folder_key].evidence_name(spec.name) if verdict is Verdict.FAILED else "",
+        evidence=item.config.stash[_folder_key].evidence_name(spec.name) if has_evidence else "",
     )
     item.user_properties[:] = [
         *((name, str(value)) for name, value in item.result.as_dict().items()),

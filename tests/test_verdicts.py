@@ -13,6 +13,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 SCENARIO = """
+from pathlib import Path
 from lab.scenario import scenario
 from lab.capture.expect import expect
 
@@ -151,6 +152,25 @@ def test_a_plain_skip_in_a_scenario_is_a_failure(tmp_path: Path) -> None:
     assert status == 1, output
     assert cases[NATT_CELL]["verdict"] == "failed"
     assert "not today" in cases[NATT_CELL]["reason"]
+
+
+ONCE = """some() if Path("tried").exists() else [Path("tried").touch(), expect(cell.seen.udp).some()]"""
+
+
+def test_a_cell_that_fails_and_then_passes_is_flaky_and_keeps_the_failure(tmp_path: Path) -> None:
+    status, cases, output = run_cell(tmp_path, expectation=ONCE)
+    assert status == 0, output
+    facts = cases[NATT_CELL]
+    assert facts["verdict"] == "flaky"
+    assert "passed when tried again; failed first: expected: some other UDP packets" in facts["reason"]
+    assert (tmp_path / "reports/latest" / facts["evidence"] / "capture.pcapng").exists()
+
+
+def test_no_second_try_where_none_is_wanted(tmp_path: Path) -> None:
+    options = ("-p", "no:xdist", "--no-retry")
+    status, cases, output = run_cell(tmp_path, expectation=ONCE, options=options)
+    assert status == 1, output
+    assert cases[NATT_CELL]["verdict"] == "failed"
 
 
 def test_facts_survive_xdist(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from lab.report import matrix
 from lab.report.folder import ReportFolder
-from lab.report.verdict import Result
+from lab.report.verdict import Result, Verdict
 
 MISUSE = "nattlab_misuse"
 """Under this key an xdist worker sends what was wrong with the options or the scenarios."""
@@ -134,7 +134,7 @@ class Gatherer:
             show(", ".join(f"{name}: {text}" for name, text in sorted(self._releases.items())), markup=False)
         for error in self._errors:
             show(error, markup=False)
-        bad = [result for result in results if result.verdict.is_bad]
+        bad = [result for result in results if result.verdict.is_bad or result.verdict is Verdict.FLAKY]
         for result in bad:
             show(f"\n{result.verdict.value}: {result.cell}\n{_indented(result.reason)}", markup=False)
             if result.evidence and (self._folder.path / result.evidence).exists():

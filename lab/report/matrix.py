@@ -15,10 +15,18 @@ _STYLES = {
     Verdict.PASSED: "green",
     Verdict.FAILED: "bold red",
     Verdict.BROKEN_LAB: "bold magenta",
+    Verdict.FLAKY: "bold yellow",
     Verdict.UNSUPPORTED: "dim",
     Verdict.UNAVAILABLE: "yellow",
 }
-_GRAVITY = (Verdict.BROKEN_LAB, Verdict.FAILED, Verdict.PASSED, Verdict.UNAVAILABLE, Verdict.UNSUPPORTED)
+_GRAVITY = (
+    Verdict.BROKEN_LAB,
+    Verdict.FAILED,
+    Verdict.FLAKY,
+    Verdict.PASSED,
+    Verdict.UNAVAILABLE,
+    Verdict.UNSUPPORTED,
+)
 _SHORT = {"ikev1-main": "v1 main", "ikev1-aggressive": "v1 aggr", "ikev2": "v2", "manual": "manual"}
 
 Column = tuple[str, str, str]
@@ -98,6 +106,7 @@ def legend(results: Iterable[Result]) -> str:
     words = {
         Verdict.PASSED: "passed",
         Verdict.FAILED: "failed",
+        Verdict.FLAKY: "failed, then passed",
         Verdict.BROKEN_LAB: "broken lab",
         Verdict.UNSUPPORTED: "not supported by the peer",
         Verdict.UNAVAILABLE: "not available here",

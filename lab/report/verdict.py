@@ -16,6 +16,8 @@ class Verdict(StrEnum):
     """The peer declares that it does not do this."""
     UNAVAILABLE = "unavailable"
     """This host lacks something; the reason names it."""
+    FLAKY = "flaky"
+    """It failed and passed when tried again at once; the reason and the evidence are those of the failure."""
     BROKEN_LAB = "broken lab"
     """The network did not prove itself, so nothing was learned about the peers."""
 
@@ -35,6 +37,7 @@ _MARKS = {
     Verdict.FAILED: "FAIL",
     Verdict.UNSUPPORTED: "n/s",
     Verdict.UNAVAILABLE: "n/a",
+    Verdict.FLAKY: "flk!",
     Verdict.BROKEN_LAB: "LAB!",
 }
 
