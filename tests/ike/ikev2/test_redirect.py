@@ -137,5 +137,5 @@ def test_a_loop_ends() -> None:
 
 
 def test_a_name_is_no_gateway() -> None:
-    with pytest.raises(ConfigurationError, match="redirect_to: .*gateway.test"):
+    with pytest.raises(ConfigurationError, match=r"redirect_to: .*gateway\.test"):
         peer(RIGHT, LEFT, redirect_to="gateway.test")
