@@ -12,7 +12,7 @@ from lab.cell import Cell
 from lab.ike.deviation import DropMessage, Match
 from lab.ike.ikev2.config import Retransmission
 from lab.ike.ikev2.numbers import Exchange, P
-from lab.peers.peer import IKEV1_MAIN, IKEV2
+from lab.peers.peer import IKEV1_AGGRESSIVE, IKEV1_MAIN, IKEV2
 from lab.peers.traffic import TrafficError
 from lab.scenario import scenario
 from lab.wait import wait_until
@@ -111,7 +111,7 @@ def has_moved(cell: Cell, port: int, before: frozenset[int]) -> bool:
     return has_ike and (not cell.right.userland_esp or bool(cell.right.inbound_spis() - before))
 
 
-@scenario("REB-04", versions=(IKEV1_MAIN, IKEV2), features=("ike",), mobike=False)
+@scenario("REB-04", versions=(IKEV1_MAIN, IKEV1_AGGRESSIVE, IKEV2), features=("ike",), mobike=False)
 def life_is_told_where_esp_goes(cell: Cell) -> None:
     recovers(cell)
 
