@@ -59,14 +59,29 @@ def start_with_every_version(cell: Cell) -> None:
         cell.start(side, **terms(cell, side, nat_t=KNOWN["natt"]))
 
 
-def expect_esp_of(cell: Cell, version: str) -> None:
-    """ESP of the present SAs came to both ends as the version says."""
+def expect_esp_of(cell: Cell, version: str, least: int = 2, but: frozenset[int] = frozenset()) -> None:
+    """ESP of the present SAs, `but` for some SPIs, came to both ends as the version says."""
     kind, port = (Kind.ESP_IN_UDP_NON_IKE, 500) if version in ON_500 else (Kind.ESP_IN_UDP, 4500)
     links = cell.topology.path_links("left", "right")
     for side, near in (("left", links[0]), ("right", links[-1])):
-        spis = cell.peer(side).inbound_spis()
+        spis = cell.peer(side).inbound_spis() - but
         arriving = cell.seen.on(near).esp.where(lambda p, spis=spis: p.spi in spis, f"of the SAs of {side}")
-        expect(arriving).at_least(2).each_field(kind=kind, dport=port)
+        expect(arriving).at_least(least).each_field(kind=kind, dport=port)
+
+
+def expect_rekey(cell: Cell, version: str) -> None:
+    """The left end replaces the SAs, and those that follow are of the same version."""
+    before = {side: cell.peer(side).inbound_spis() for side in ("left", "right")}
+    cell.left.rekey_child()
+    for side, old in before.items():
+        wait_until(
+            partial(lambda side, old: cell.peer(side).inbound_spis() - old, side, old),
+            f"a rekeyed SA of the {side} end under {version}",
+        )
+    # The responder, which waits for one more message, may send a packet under the old SA yet.
+    cell.ping(2)
+    cell.ping_back(2)
+    expect_esp_of(cell, version, least=1, but=frozenset().union(*before.values()))
 
 
 def quick_modes(cell: Cell, field: str) -> dict[bytes, list[list[str]]]:
@@ -144,6 +159,7 @@ def every_shared_version_carries_traffic(cell: Cell) -> None:
         cell.ping()
         cell.ping_back()
         expect_esp_of(cell, version)
+        expect_rekey(cell, version)
     expect(cell.seen.native_esp).none()
     modes_of = quick_modes(cell, "isakmp.ipsec.attr.encap_mode")
     for cookie, version in begun.items():
