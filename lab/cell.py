@@ -224,13 +224,6 @@ class Cell:
             f"{nat.name}: {nat.config.describe()} (iptables-{nat.backend})" for nat in self.network.nats
         )
 
-    def releases(self) -> dict[str, str]:
-        """Name and version of each side's implementation."""
-        return {
-            side: PEERS[name].release()
-            for side, name in (("left", self.spec.left), ("right", self.spec.right))
-        }
-
     def save_evidence(self, folder: Path) -> None:
         """Write captures, configurations, logs and NAT rules into `folder`."""
         folder.mkdir(parents=True, exist_ok=True)

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from lab.natt.controlclient import ControlClient, ControlRefusedError
-from lab.nodes.node import Program
 from lab.peers.key_socket import KeySocket
 from lab.peers.peer import (
     AUTO,
@@ -110,7 +109,6 @@ class Natt(Peer):
 
     def __init__(self, endpoint: Endpoint, connection: Connection) -> None:
         super().__init__(endpoint, connection)
-        self._program: Program | None = None
         self._control: NattControl | None = None
         self._key_socket: KeySocket | None = None
 
@@ -407,22 +405,10 @@ class Natt(Peer):
         if self._program is not None:
             self._program.terminate()
 
-    def is_alive(self) -> bool:
-        """Whether nattd runs."""
-        return self._program is not None and self._program.poll() is None
-
-    @property
-    def pid(self) -> int:
-        """Process id of nattd, as the lab sees it."""
-        assert self._program is not None
-        return self._program.pid
-
     def logs(self) -> list[Path]:
         """Configuration, ESP keys for Wireshark, standard output and error."""
         files = [self.endpoint.node.scratch / "nattd.toml", *self.endpoint.node.scratch.glob("esp_sa*")]
-        if self._program is not None:
-            files += [self._program.stdout, self._program.stderr]
-        return [file for file in files if file.exists()]
+        return self._existing(*files)
 
     @property
     def _key_path(self) -> Path:

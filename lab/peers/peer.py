@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from lab.net.model import Family
-from lab.nodes.node import Node
+from lab.nodes.node import Node, Program
 from lab.peers.suite import EspSuite, esp_suite
 
 MANUAL = "manual"
@@ -265,6 +265,8 @@ class Peer(ABC):
     def __init__(self, endpoint: Endpoint, connection: Connection) -> None:
         self.endpoint = endpoint
         self.connection = connection
+        self._program: Program | None = None
+        """What start() started, running or not."""
 
     @classmethod
     @abstractmethod
@@ -328,9 +330,20 @@ class Peer(ABC):
     def stop(self) -> None:
         """End the peer's programs and read their logs' last words. Safe to call twice and after a crash."""
 
-    @abstractmethod
     def is_alive(self) -> bool:
         """Whether the peer's program still runs."""
+        return self._program is not None and self._program.poll() is None
+
+    @property
+    def pid(self) -> int:
+        """Process id of the peer's program, as the lab sees it."""
+        assert self._program is not None
+        return self._program.pid
+
+    def _existing(self, *files: Path) -> list[Path]:
+        """Those of `files`, and of the program's standard output and error, that there are."""
+        output = () if self._program is None else (self._program.stdout, self._program.stderr)
+        return [file for file in (*files, *output) if file.exists()]
 
     @abstractmethod
     def logs(self) -> list[Path]:

@@ -18,7 +18,6 @@ from typing import Any
 
 import vici
 
-from lab.nodes.node import Program
 from lab.peers.peer import (
     AUTO,
     FORCE,
@@ -121,7 +120,6 @@ class StrongSwan(Peer):
 
     def __init__(self, endpoint: Endpoint, connection: Connection) -> None:
         super().__init__(endpoint, connection)
-        self._program: Program | None = None
         self._session: Any = None
         self._socket: socket.socket | None = None
 
@@ -350,22 +348,10 @@ class StrongSwan(Peer):
         if self._program is not None:
             self._program.terminate()
 
-    def is_alive(self) -> bool:
-        """Whether charon runs."""
-        return self._program is not None and self._program.poll() is None
-
-    @property
-    def pid(self) -> int:
-        """Process id of charon, as the lab sees it."""
-        assert self._program is not None
-        return self._program.pid
-
     def logs(self) -> list[Path]:
         """strongswan.conf, charon's log, its standard output and error."""
         files = [self.endpoint.node.scratch / "strongswan.conf", self._log]
-        if self._program is not None:
-            files += [self._program.stdout, self._program.stderr]
-        return [file for file in files if file.exists()]
+        return self._existing(*files)
 
     @property
     def _log(self) -> Path:
