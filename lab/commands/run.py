@@ -1,0 +1,60 @@
+"""`nattlab run`: run cells and report."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+
+import pytest
+
+from lab.commands.subcommands import SCENARIOS, Subcommands
+from lab.peers.registry import PEERS
+
+
+def add_to(commands: Subcommands) -> None:
+    """Declare the subcommand and its options."""
+    run = commands.add_parser(
+        "run", help="run cells and report", description="Options it does not know go to pytest."
+    )
+    run.add_argument(
+        "cells", nargs="*", metavar="SELECTOR", help="ENC-01, ENC, or a cell's full name; default: all"
+    )
+    run.add_argument(
+        "--peer", action="append", default=[], metavar="NAME", help="cells with this peer at either end"
+    )
+    run.add_argument("--topology", action="append", default=[], metavar="NAME")
+    run.add_argument(
+        "--version", action="append", default=[], metavar="VERSION", help="manual, ikev1-main, ikev2 …"
+    )
+    run.add_argument("--reports", default="reports", metavar="DIR", help="default: %(default)s")
+    run.add_argument(
+        "--keep-evidence", action="store_true", help="captures and logs of cells that passed, too"
+    )
+    run.add_argument("-n", dest="workers", metavar="N", help="cells at a time (default: three a core)")
+    run.set_defaults(call=_run)
+
+
+def _run(options: argparse.Namespace) -> int:
+    unknown = [name for name in options.peer if name not in PEERS]
+    if unknown:
+        print(f"nattlab: no peer {unknown[0]}; there are {', '.join(PEERS)}", file=sys.stderr)
+        return 2
+    chosen: list[str] = []
+    for option, values in (
+        ("--cells", options.cells),
+        ("--peer", options.peer),
+        ("--topology", options.topology),
+        ("--ipsec-version", options.version),
+    ):
+        chosen += [f"{option}={value}" for value in values]
+    if options.keep_evidence:
+        chosen.append("--keep-evidence")
+    reports = os.path.abspath(options.reports)
+    arguments = [str(SCENARIOS), "--rootdir", str(SCENARIOS.parent), "--full-report", f"--reports={reports}"]
+    single = len(options.cells) == 1 and "[" in options.cells[0]
+    # Most of a cell is waiting for a daemon, so three of them share a core.
+    workers = options.workers or ("0" if single else str(3 * (os.cpu_count() or 1)))
+    arguments += ["-p", "no:terminal", "-n", workers, "--dist", "worksteal", *chosen, *options.rest]
+    status = pytest.main(arguments)
+    return 2 if status == pytest.ExitCode.NO_TESTS_COLLECTED else int(status)
