@@ -250,6 +250,7 @@ def opened(spec: CellSpec, scratch: Path) -> Iterator[Cell]:
         require(*driver(name, spec.version).needs(connection))
     require(*BASE_NEEDS, *spec.scenario.needs)
     topology = topology_file.load(spec.topology)
+    require(*topology.needs)
     own_device = [
         side for side in topology.peers if PEERS[spec.right if side == "right" else spec.left].owns_inner
     ]

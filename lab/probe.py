@@ -17,6 +17,7 @@ from functools import cache
 
 from lab.net.errors import NetworkError
 from lab.net.namespace import Namespace
+from lab.net.queue import Queue
 
 UDP_ENCAP = 100
 AF_KEY = 15
@@ -145,6 +146,19 @@ def _nft() -> str:
     return f"{program} loads rules"
 
 
+def _nfqueue() -> str:
+    program = shutil.which("iptables-legacy-restore")
+    if program is None:
+        raise _ProbeFailedError("iptables-legacy-restore is not installed (Debian package iptables)")
+    with tempfile.TemporaryDirectory(prefix="probe-nattlab-") as folder:
+        rules = "*mangle\n-A FORWARD -j NFQUEUE --queue-num 0\nCOMMIT\n"
+        rules += "*raw\n-A PREROUTING -j CT --notrack\nCOMMIT\n"
+        _run_inside([program], rules, XTABLES_LOCKFILE=f"{folder}/lock")
+    with Namespace.create("probe") as namespace:
+        Queue(namespace, (0,), lambda _, packet: packet).close()
+    return f"{program} queues packets, and a program takes them"
+
+
 def _qdisc_netem() -> str:
     _run_inside(["tc", "qdisc", "add", "dev", "lo", "root", "netem", "delay", "1ms"])
     return "netem can be attached"
@@ -192,6 +206,7 @@ _PROBES: dict[str, tuple[Callable[[], str], str]] = {
     "iptables-nft": (lambda: _iptables("nft"), "NATs by iptables on the nf_tables backend (default)"),
     "iptables-legacy": (lambda: _iptables("legacy"), "NATs by iptables on the legacy backend"),
     "nft": (_nft, "NATs that do what iptables cannot say: break checksums, learn who may come in"),
+    "NFQUEUE": (_nfqueue, "NATs with a middlebox in them: what ALGs and passthroughs do to IPsec"),
     "TUN": (_tun, "the natt peer and strongSwan's userland ESP: both carry inner packets over a TUN device"),
     "charon": (lambda: _program(CHARON, "charon-systemd"), "the strongswan peer"),
     "vici": (_vici, "the strongswan peer: it is driven over vici"),

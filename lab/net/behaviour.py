@@ -55,6 +55,28 @@ class Nat66(Enum):
     """gives sources its outside address and translates as for IPv4"""
 
 
+class Middlebox(Enum):
+    """What a NAT does because it believes that it understands IPsec (RFC 3715), by IPv4 alone."""
+
+    MARKERS = "marker_eater"
+    """takes everything on 4500 for ESP and removes the four zero octets before IKE"""
+    VENDOR_IDS = "vendor_id_stripper"
+    """removes the vendor IDs from IKEv1 on port 500, NAT traversal's among them"""
+    CHECKSUMS = "checksum_breaker"
+    """makes a wrong UDP checksum of the zero that means none"""
+    COOKIES = "cookie_sorter"
+    """never translates port 500 and sorts IKE that comes back by the initiator's cookie"""
+    LAST = "last_insider"
+    """never translates port 500 and gives what comes back to the insider that has sent last"""
+    ESP = "esp_passthrough"
+    """translates native ESP and pairs the SPIs of both directions by the order in which they turn up"""
+
+    @property
+    def in_words(self) -> str:
+        """`marker eater`, for reports."""
+        return self.value.replace("_", " ")
+
+
 @dataclass(frozen=True)
 class PortRange:
     """Outside ports a NAT may give, both ends included. An inside port within it is kept where it is free."""
@@ -135,6 +157,7 @@ class Behaviour:
     """UDP source ports that are never translated: of two insiders the second does not reach the same peer"""
     timeouts: Timeouts = Timeouts()
     nat66: Nat66 = Nat66.ROUTE
+    middlebox: Middlebox | None = None
 
     @property
     def range(self) -> PortRange:
@@ -157,6 +180,7 @@ class Behaviour:
         found += ["hairpin"] * self.hairpin + ["insiders isolated"] * self.isolate
         found += ["no inbound refresh"] * (not self.inbound_refresh)
         found += [f"UDP {port} never translated" for port in self.passthrough]
+        found += [self.middlebox.in_words] if self.middlebox else []
         found += [
             f"{key} {getattr(self.timeouts, key)} s"
             for key in Timeouts.SYSCTLS
@@ -194,9 +218,11 @@ PRESETS: dict[str, Behaviour] = {
     "static_one_to_one": Behaviour(filtering=Filtering.EIF, drop_esp=False),
     "passthrough_500": Behaviour(passthrough=(500,), drop_esp=False),
     "no_fragments": Behaviour(drop_fragments=True),
+    **{box.value: Behaviour(middlebox=box, drop_esp=box is not Middlebox.ESP) for box in Middlebox},
 }
 """Common NATs by name: home is what Linux routers do, cgnat follows RFC 6888, static_one_to_one also names
 its insider as `one_to_one`, passthrough_500 is the IPsec passthrough of old home routers (RFC 3715 §2.3).
+Each middlebox is a home router with that box in it.
 """
 
 

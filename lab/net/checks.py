@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import combinations, pairwise
 
-from lab.net.behaviour import Filtering, Mapping, Nat66, PortRange, Ports, Timeouts
+from lab.net.behaviour import Filtering, Mapping, Middlebox, Nat66, PortRange, Ports, Timeouts
 from lab.net.model import (
     FAMILIES,
     Address,
@@ -230,6 +230,9 @@ def _behaviour_problems(nat: Nat, name: str, where: tuple[str, ...]) -> Iterator
         # nft 1.0.6 has too few registers for a learned map of IPv6 addresses.
         text = f"{name} translates IPv6, which only filters by APDF and without hairpin: change nat66"
         yield TopologyError(text, (*where, "nat66"))
+    if nat.middlebox is Middlebox.ESP and nat.drop_esp:
+        text = f"{name} drops the ESP that it passes: add `drop_esp: false`"
+        yield TopologyError(text, (*where, "middlebox"))
     if nat.one_to_one is not None and nat.filtering is not Filtering.EIF:
         text = f"{name} is one to one and lets everything in: use `filtering: EIF`"
         yield TopologyError(text, (*where, "one_to_one"))
@@ -255,6 +258,9 @@ def _way_problems(topology: Graph) -> Iterator[TopologyError]:
         except TopologyError as error:
             yield error
             continue
+        if config.middlebox and 4 not in config.families:
+            text = f"nat {name} has a middlebox, which knows IPv4 alone: remove it, or give its links IPv4"
+            yield TopologyError(text, ("nodes", name, "middlebox"))
         for family in config.families:
             if config.translates(family) and not config.is_plain:
                 yield from _classifiable(topology, config, name, family)

@@ -6,8 +6,9 @@ lab.net.behaviour.Behaviour by name:
     nat: {kind: nat, inside: lan, outside: wan, preset: symmetric, timeouts: {udp: 5}, hairpin: true}
 
 A preset is the start, the other keys override it. mapping: EIM, ADM, APDM; filtering: EIF, ADF, APDF; ports:
-preserve, random, seeded (with seed) or a range; nat66: route, masquerade; passthrough: UDP ports; timeouts in
-seconds; hairpin, inbound_refresh, guard, drop_esp, drop_fragments: true or false.
+preserve, random, seeded (with seed) or a range; nat66: route, masquerade; passthrough: UDP ports; middlebox:
+marker_eater and others of lab.net.behaviour.Middlebox; timeouts in seconds; hairpin, inbound_refresh, guard,
+drop_esp, drop_fragments: true or false.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from lab.net.behaviour import (
     Behaviour,
     Filtering,
     Mapping,
+    Middlebox,
     Nat66,
     PortRange,
     Ports,
@@ -122,4 +124,9 @@ class NatReader(YamlReader):
         return PortRange(int(found[1]), int(found[2]))
 
 
-ENUMS: dict[str, type[Enum]] = {"mapping": Mapping, "filtering": Filtering, "nat66": Nat66}
+ENUMS: dict[str, type[Enum]] = {
+    "mapping": Mapping,
+    "filtering": Filtering,
+    "nat66": Nat66,
+    "middlebox": Middlebox,
+}

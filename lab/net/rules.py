@@ -8,11 +8,14 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from lab.net.behaviour import Filtering, Mapping, PortRange, Ports
+from lab.net.middlebox import BOXES, Translator
 from lab.net.model import Address, Family
 from lab.net.nat import NatConfig, StaticMapping
 
 HAIRPIN_MARK = "0x1"
 PROTOCOLS = ("udp", "tcp")
+OUTWARD, INWARD = 0, 1
+"""The queues of a middlebox."""
 
 
 def nat_rules(nat: NatConfig, family: Family = 4) -> str:
@@ -22,11 +25,33 @@ def nat_rules(nat: NatConfig, family: Family = 4) -> str:
     Static mappings come first in FORWARD so that the guard does not drop them. The guard keeps an outside
     packet from entering conntrack before the inside one: else the inside flow is moved to another port.
     """
-    filtering = _table("filter", ("INPUT", "FORWARD", "OUTPUT"), _filters(nat, family))
+    filtering = _table("filter", ("INPUT", "FORWARD", "OUTPUT"), _filters(nat, family)) + _queues(nat, family)
     if not nat.translates(family):
         return filtering
     chains = ("PREROUTING", "INPUT", "OUTPUT", "POSTROUTING")
     return _table("nat", chains, _prerouting(nat, family) + _postrouting(nat, family)) + filtering
+
+
+def _queues(nat: NatConfig, family: Family) -> str:
+    """What goes through its middlebox, which stands where sources are those of insiders on both ways.
+
+    What the box translates by itself is not tracked, so that neither the guard nor another rule sees it.
+    """
+    if nat.middlebox is None or family != 4:
+        return ""
+    box = BOXES[nat.middlebox]
+    out, into = box.match
+    if not issubclass(box, Translator):
+        asked = [
+            f"-A FORWARD -o {nat.outside} {out} -j NFQUEUE --queue-num {OUTWARD}",
+            f"-A FORWARD -i {nat.outside} {into} -j NFQUEUE --queue-num {INWARD}",
+        ]
+        return _table("mangle", ("FORWARD",), asked)
+    raw = [f"-A PREROUTING -i {link} {out} -j CT --notrack" for link in nat.inside]
+    arriving = f"-A PREROUTING -i {nat.outside} {into} -m addrtype --dst-type LOCAL"
+    raw += [f"{arriving} -j CT --notrack", f"{arriving} -j NFQUEUE --queue-num {INWARD}"]
+    asked = [f"-A POSTROUTING -o {nat.outside} {out} -j NFQUEUE --queue-num {OUTWARD}"]
+    return _table("raw", ("PREROUTING",), raw) + _table("mangle", ("POSTROUTING",), asked)
 
 
 def _filters(nat: NatConfig, family: Family) -> list[str]:

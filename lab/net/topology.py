@@ -26,6 +26,12 @@ class Topology(Graph):
         for problem in problems(self):
             raise problem
 
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """What of lab.probe a host must have for it, beyond what every topology needs."""
+        boxes = [node for node in self.nodes if node.nat is not None and node.nat.middlebox is not None]
+        return ("NFQUEUE",) if boxes else ()
+
     def inner(self, node: str, family: Family | None = None) -> PrefixedAddress:
         """A protected address of a peer, without `family` that of IPv4 where there is one.
 

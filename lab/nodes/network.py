@@ -80,6 +80,8 @@ class Network:
         except BaseException:
             for running in restores:
                 running.abandon()
+            for nat in nats.values():
+                nat.close()
             for namespace in namespaces.values():
                 namespace.close()
             raise
@@ -123,8 +125,12 @@ class Network:
     def close(self) -> None:
         """Kill every program and let go of the namespaces. Idempotent."""
         self._processes.close()
-        for namespace in self._namespaces.values():
-            namespace.close()
+        try:
+            for nat in self._nats.values():
+                nat.close()
+        finally:
+            for namespace in self._namespaces.values():
+                namespace.close()
 
     def __enter__(self) -> Network:
         return self

@@ -13,6 +13,7 @@ from lab.net.errors import NetworkError
 from lab.net.model import Family, TopologyError
 from lab.nodes.broken import BrokenLabError as BrokenLabError
 from lab.nodes.broken import one_cpu as one_cpu
+from lab.nodes.middlebox_proof import prove_middlebox
 from lab.nodes.nat_proof import prove_nat as prove_nat
 from lab.nodes.network import Network
 from lab.nodes.vantage import AF
@@ -30,7 +31,8 @@ def prove(network: Network, deadline: float = 2.0) -> None:
     For every family and every ordered pair that the topology lets talk: UDP on 500 and 4500 (or the
     forwarded ports) arrives under the expected source and is answered; ESP passes, or is dropped where a NAT
     says so; and every peer carries TCP as far as it may initiate. `deadline` is seconds per probe. The NATs
-    forget everything. A NAT that declares more than masquerading is classified (prove_nat).
+    forget everything. A NAT that declares more than masquerading is classified (prove_nat), and its middlebox
+    is tried (prove_middlebox).
     Call it while nothing else uses the ports. Raises BrokenLabError, or NetworkError for a port in use.
     """
     topology = network.topology
@@ -47,6 +49,8 @@ def prove(network: Network, deadline: float = 2.0) -> None:
             for family in nat.config.families:
                 if nat.config.translates(family) and not nat.config.is_plain:
                     prove_nat(network, nat.name, family, deadline)
+            if nat.box is not None:
+                prove_middlebox(network, nat.name, deadline)
     _forget(network)
 
 

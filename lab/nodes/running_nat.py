@@ -6,24 +6,29 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from ipaddress import IPv4Address
 from pathlib import Path
 
 from lab.net import conntrack
 from lab.net.behaviour import UNPRIVILEGED, Block, PortRange, Ports, Timeouts
 from lab.net.builder import await_addresses, write_sysctl
 from lab.net.errors import NetworkError
+from lab.net.middlebox import BOXES, Box
 from lab.net.model import Address, Family
 from lab.net.namespace import Namespace
 from lab.net.nat import NatConfig
 from lab.net.netlink import RouteSocket, address_request
 from lab.net.nft_rules import block_rules, forget_rules, nft_rules, unlearn_rules
 from lab.net.plan import interface_index
+from lab.net.queue import Queue
+from lab.net.rules import INWARD, OUTWARD
 from lab.net.topology import Topology
 from lab.net.xtables import Backend, Restore, nft, xtables
 from lab.wait import wait_until
 
 Generator = Callable[[NatConfig], str]
 EMPTY = "*nat\nCOMMIT\n*filter\nCOMMIT\n"
+EMPTY_QUEUES = "*raw\nCOMMIT\n*mangle\nCOMMIT\n"
 
 
 class RunningNat:
@@ -53,6 +58,23 @@ class RunningNat:
         self.rules_of = {family: make(self.config) for family, make in self._generators.items()}
         """its rules by family, as given to iptables-restore and ip6tables-restore"""
         self.nft_rules = nft_rules(self.config)
+        self.box: Box | None = None
+        """its middlebox"""
+        self._queue: Queue | None = None
+        if self.config.middlebox is not None:
+            outside = self.config.address(4)
+            assert isinstance(outside, IPv4Address)
+            self.box = BOXES[self.config.middlebox](outside)
+            self._queue = Queue(namespace, (OUTWARD, INWARD), self._decide)
+
+    def _decide(self, queue: int, packet: bytes) -> bytes | None:
+        assert self.box is not None
+        return self.box.handle(packet, inward=queue == INWARD)
+
+    def close(self) -> None:
+        """Stop its middlebox. Idempotent. Raises NetworkError if that has failed on a packet."""
+        if self._queue is not None:
+            self._queue.close()
 
     @property
     def rules(self) -> str:
@@ -97,6 +119,8 @@ class RunningNat:
         learned = forget_rules(self.config)
         if learned:
             nft(self._namespace, learned).finish()
+        if self.box is not None:
+            self.box.forget()
         conntrack.flush(self._namespace)
 
     def remap(self) -> None:
@@ -154,6 +178,8 @@ class RunningNat:
                 await_addresses(self.name)
         addresses = tuple(to if address == old else address for address in self.config.addresses)
         self._become(replace(self.config, addresses=addresses))
+        if self.box is not None and isinstance(to, IPv4Address):
+            self.box.outside = to
         self.forget()
         return to
 
@@ -214,7 +240,7 @@ class RunningNat:
     def translate_by(self, backend: Backend) -> None:
         """Have the same rules in the other kernel tables, and forget."""
         if backend != self.backend:
-            finish([self._restore(EMPTY, family) for family in self.rules_of])
+            finish(self._emptied())
             self.backend = backend
             finish([self._restore(text, family) for family, text in self.rules_of.items()])
         self.forget()
@@ -222,13 +248,16 @@ class RunningNat:
     @contextmanager
     def transparent(self) -> Iterator[None]:
         """Route without translating or filtering for the block, and forget all connections after it."""
-        empty = [self._restore(EMPTY, family) for family in self.rules_of]
         try:
-            finish([*empty, nft(self._namespace, unlearn_rules(self.config))])
+            finish([*self._emptied(), nft(self._namespace, unlearn_rules(self.config))])
             yield
         finally:
             finish(self.loading())
             conntrack.flush(self._namespace)
+
+    def _emptied(self) -> list[Restore]:
+        text = EMPTY if self.box is None else EMPTY + EMPTY_QUEUES
+        return [self._restore(text, family) for family in self.rules_of]
 
     def describe(self) -> str:
         """Its rules and connections, for a failure message."""

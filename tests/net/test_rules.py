@@ -2,7 +2,7 @@ from ipaddress import IPv4Address, IPv6Address
 
 import pytest
 
-from lab.net.behaviour import PRESETS, Filtering, Mapping, Nat66, PortRange, Ports, Timeouts
+from lab.net.behaviour import PRESETS, Filtering, Mapping, Middlebox, Nat66, PortRange, Ports, Timeouts
 from lab.net.nat import NatConfig, StaticMapping
 from lab.net.nft_rules import block_rules, nft_rules
 from lab.net.rules import nat66_rules, nat_rules
@@ -244,7 +244,10 @@ def test_an_address_dependent_filter_learns_the_peers_too():
 
 def test_iptables_alone_makes_what_it_can():
     alone = {name for name, preset in PRESETS.items() if nft_rules(config(**vars(preset))) == ""}
-    assert alone == {"home", "port_restricted", "symmetric", "cloud", "corporate", "passthrough_500"}
+    assert alone == {
+        "home", "port_restricted", "symmetric", "cloud", "corporate", "passthrough_500",
+        *(box.value for box in Middlebox),
+    }  # fmt: skip
 
 
 def test_a_seeded_choice_is_a_hash_of_what_the_mapping_depends_on():
@@ -305,6 +308,40 @@ def test_a_behaviour_in_words():
     words = "EIM/EIF, ports random, hairpin, udp 300 s, udp_stream 300 s, guard, ESP dropped"
     assert nat.describe() == f"masquerade lan to wan, {words}"
     assert config(ports=Ports.SEEDED, seed=3).words()[0] == "ports seeded by 3"
+
+
+def test_a_box_that_rewrites_is_asked_between_the_two_translations():
+    rules = nat_rules(config(middlebox=Middlebox.MARKERS))
+    assert rules.startswith(nat_rules(config()))
+    assert (
+        rules.removeprefix(nat_rules(config()))
+        == """\
+*mangle
+:FORWARD ACCEPT [0:0]
+-A FORWARD -o wan -p udp --dport 4500 -j NFQUEUE --queue-num 0
+-A FORWARD -i wan -p udp --sport 4500 -j NFQUEUE --queue-num 1
+COMMIT
+"""
+    )
+
+
+def test_what_a_box_translates_is_not_tracked():
+    rules = nat_rules(config(middlebox=Middlebox.ESP, drop_esp=False))
+    assert (
+        rules.removeprefix(nat_rules(config(drop_esp=False)))
+        == """\
+*raw
+:PREROUTING ACCEPT [0:0]
+-A PREROUTING -i lan -p esp -j CT --notrack
+-A PREROUTING -i wan -p esp -m addrtype --dst-type LOCAL -j CT --notrack
+-A PREROUTING -i wan -p esp -m addrtype --dst-type LOCAL -j NFQUEUE --queue-num 1
+COMMIT
+*mangle
+:POSTROUTING ACCEPT [0:0]
+-A POSTROUTING -o wan -p esp -j NFQUEUE --queue-num 0
+COMMIT
+"""
+    )
 
 
 def test_insiders_are_isolated_link_by_link_and_meet_by_hairpin_alone():

@@ -4,7 +4,17 @@ from pathlib import Path
 import pytest
 
 from lab.net import topology_file
-from lab.net.behaviour import BEHAVIOUR, PRESETS, Filtering, Mapping, Nat66, PortRange, Ports, Timeouts
+from lab.net.behaviour import (
+    BEHAVIOUR,
+    PRESETS,
+    Filtering,
+    Mapping,
+    Middlebox,
+    Nat66,
+    PortRange,
+    Ports,
+    Timeouts,
+)
 from lab.net.model import Kind, TopologyError
 
 GOOD = """\
@@ -182,13 +192,14 @@ def test_every_key_of_a_behaviour():
     nat = behaviour(
         "mapping: ADM, filtering: EIF, ports: seeded, seed: 9, hairpin: true, isolate: true, inbound_refresh: false,"
         " guard: false, drop_esp: false, drop_fragments: true, passthrough: [500, 4500],"
-        " timeouts: {udp: 1, udp_stream: 2, tcp: 3, other: 4}, nat66: route"
+        " timeouts: {udp: 1, udp_stream: 2, tcp: 3, other: 4}, nat66: route, middlebox: marker_eater"
     )
     assert vars(nat) | {"inside": None} == {
         "inside": None, "outside": "wan", "forwards": (), "one_to_one": None, "mapping": Mapping.ADM,
         "filtering": Filtering.EIF, "ports": Ports.SEEDED, "seed": 9, "hairpin": True, "isolate": True,
         "inbound_refresh": False, "guard": False, "drop_esp": False, "drop_fragments": True,
         "passthrough": (500, 4500), "timeouts": Timeouts(1, 2, 3, 4), "nat66": Nat66.ROUTE,
+        "middlebox": Middlebox.MARKERS,
     }  # fmt: skip
 
 
