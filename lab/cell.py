@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import shutil
 from collections.abc import Callable, Iterable, Iterator
+from functools import cached_property
 from pathlib import Path
+from random import Random
 from typing import Any, TypeVar
 
 from lab.capture.packets import Packets
@@ -45,8 +47,11 @@ class Cell:
     the capture sees everything since.
     """
 
-    def __init__(self, spec: CellSpec, network: Network, recorder: Recorder) -> None:
+    def __init__(self, spec: CellSpec, network: Network, recorder: Recorder, seed: int = 0) -> None:
         self.spec = spec
+        self._seed = seed
+        self.has_drawn = False
+        """Whether the scenario drew anything by chance: then the run's seed is needed to repeat it."""
         self.network = network
         self.recorder = recorder
         self.connection = spec.make_connection()
@@ -86,6 +91,12 @@ class Cell:
     def has_started(self, side: str) -> bool:
         """Whether the peer at `side` was started."""
         return side in self._peers
+
+    @cached_property
+    def random(self) -> Random:
+        """Chance that the run's seed repeats, for this cell alone."""
+        self.has_drawn = True
+        return Random(f"{self._seed} {self.spec.name}")
 
     @property
     def seen(self) -> Packets:
@@ -239,8 +250,10 @@ class Cell:
 
 
 @contextlib.contextmanager
-def opened(spec: CellSpec, scratch: Path) -> Iterator[Cell]:
+def opened(spec: CellSpec, scratch: Path, seed: int = 0) -> Iterator[Cell]:
     """Build the cell's network, let it prove itself, capture on every link; take all of it down after.
+
+    `seed` is that of Cell.random.
 
     Raises UnsupportedError, UnavailableError, BrokenLabError before anything of the scenario has run.
     """
@@ -259,7 +272,7 @@ def opened(spec: CellSpec, scratch: Path) -> Iterator[Cell]:
         points = [CapturePoint(p.link, p.interface, p.namespace) for p in network.capture_points()]
         ports = Ports(ike=(IKE_PORT,), nat_t=(NAT_T_PORT, connection.nat_t_port))
         with Recorder(points, ports) as recorder:
-            cell = Cell(spec, network, recorder)
+            cell = Cell(spec, network, recorder, seed)
             try:
                 yield cell
             finally:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+import secrets
+import shlex
 import shutil
+import time
 from collections.abc import Generator, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +23,19 @@ from lab.net.processes import die_with_parent
 from lab.nodes.proof import BrokenLabError
 from lab.peers.peer import UnsupportedError
 from lab.peers.registry import PEERS
+from lab.report.clock import utc
 from lab.report.folder import ReportFolder
 from lab.report.gatherer import MISUSE, Gatherer
-from lab.report.verdict import Result, Verdict
-from lab.scenario import ATTRIBUTE, CellSpec, ScenarioError
+from lab.report.results import Result
+from lab.report.trial import Trial
+from lab.report.verdict import Verdict
+from lab.scenario import ATTRIBUTE, CellSpec, ScenarioError, catalogue
 from lab.selection import Selection, SelectionError
 
 _WORKER_KEY = "nattlab_report"
+_WORKER_SEED = "nattlab_seed"
 _folder_key = pytest.StashKey[ReportFolder]()
+_seed_key = pytest.StashKey[int]()
 _selection_key = pytest.StashKey[Selection]()
 
 
@@ -46,6 +56,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     group.addoption("--full-report", action="store_true", help="also write junit.xml and results.json there")
     group.addoption("--no-retry", action="store_true", help="do not try a failed cell a second time")
+    group.addoption("--seed", type=int, metavar="N",
+                    help="of what the lab draws by chance (default: another one each time)")  # fmt: skip
     group.addoption(
         "--keep-evidence", action="store_true", help="keep captures and logs of cells that passed, too"
     )
@@ -65,21 +77,27 @@ def pytest_configure(config: pytest.Config) -> None:
         # A controller killed in the middle of a cell must not leave a worker that finishes it.
         die_with_parent()
         config.stash[_folder_key] = ReportFolder(Path(worker_input[_WORKER_KEY]))
+        config.stash[_seed_key] = worker_input[_WORKER_SEED]
     else:
         scratch.reap()
         base = Path(config.getoption("--reports"))
         folder = ReportFolder.new(base if base.is_absolute() else config.rootpath / base)
         config.stash[_folder_key] = folder
+        seed = config.getoption("--seed")
+        config.stash[_seed_key] = secrets.randbits(32) if seed is None else seed
         full = config.getoption("--full-report")
         if full and not config.option.xmlpath:
             config.option.xmlpath = str(folder.path / "junit.xml")
-        config.pluginmanager.register(Gatherer(config, folder, full), "nattlab-gatherer")
+        config.pluginmanager.register(
+            Gatherer(config, folder, full, config.stash[_seed_key]), "nattlab-gatherer"
+        )
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
     """Tell an xdist worker where this run's report is."""
     node.workerinput[_WORKER_KEY] = str(node.config.stash[_folder_key].path)
+    node.workerinput[_WORKER_SEED] = node.config.stash[_seed_key]
 
 
 class CellItem(pytest.Function):
@@ -88,11 +106,29 @@ class CellItem(pytest.Function):
     def __init__(self, *, spec: CellSpec, **options: Any) -> None:
         super().__init__(**options)
         self.spec = spec
-        self.result: Result | None = None
-        self.first_failure: Result | None = None
-        """What the first of two attempts came to."""
-        self.nat = ""
-        """The NATs of the running network in words, once it is built."""
+        self.seed: int = self.config.stash[_seed_key]
+        self.trial = Trial(self._facts(), functools.partial(ReportFolder.evidence_name, spec.name))
+
+    def _facts(self) -> Result:
+        spec, entry = self.spec, catalogue()[self.spec.scenario.id]
+        return Result(
+            cell=spec.name,
+            scenario=entry.id,
+            left=spec.left,
+            right=spec.right,
+            topology=spec.topology,
+            version=spec.version,
+            verdict=Verdict.PASSED,
+            reason="",
+            seconds=0.0,
+            title=entry.title,
+            source=entry.source,
+            rerun=f"nattlab run {shlex.quote(spec.name)}",
+        )
+
+    def tell(self, **facts: Any) -> None:
+        """Learn facts of Result that only the running cell knows."""
+        self.trial.facts = replace(self.trial.facts, **facts)
 
 
 def pytest_pycollect_makeitem(
@@ -151,15 +187,17 @@ def cell(request: pytest.FixtureRequest) -> Iterator[Cell]:
     item = request.node
     if not isinstance(item, CellItem):
         raise pytest.UsageError(f"{item.nodeid} asks for `cell` but is not marked with @scenario(…)")
-    folder = scratch.directory(item.spec.scenario.id)
+    folder, trial = scratch.directory(item.spec.scenario.id), item.trial
     try:
-        with opened(item.spec, folder) as made:
-            item.nat = made.describe_nats()
+        with opened(item.spec, folder, item.seed) as made:
+            item.tell(nat=made.describe_nats())
             yield made
             made.stop_peers()
-            result = item.result
-            if request.config.getoption("--keep-evidence") or (result is not None and result.verdict.is_bad):
-                made.save_evidence(request.config.stash[_folder_key].evidence(item.spec.name))
+            if made.has_drawn:
+                item.tell(rerun=f"{item.trial.facts.rerun} --seed {item.seed}")
+            if trial.is_of_interest or request.config.getoption("--keep-evidence"):
+                made.save_evidence(request.config.stash[_folder_key].path / trial.evidence_folder)
+                trial.add_evidence()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -170,9 +208,11 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
     if not isinstance(item, CellItem):
         return None
     item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
+    item.tell(started=utc(time.time()))
+    item.trial.begin()
     reports = runtestprotocol(item, nextitem=nextitem, log=False)
-    if item.result is not None and item.result.verdict.is_bad and not item.config.getoption("--no-retry"):
-        item.first_failure, item.result = item.result, None
+    if item.trial.current.verdict.is_bad and not item.config.getoption("--no-retry"):
+        item.trial.begin()
         reports = runtestprotocol(item, nextitem=nextitem, log=False)
     for report in reports:
         item.ihook.pytest_runtest_logreport(report=report)
@@ -201,9 +241,13 @@ def pytest_runtest_makereport(
         report.outcome = "skipped"
         path, line = item.reportinfo()[:2]
         report.longrepr = (str(path), (line or 0) + 1, f"{_PREFIXES[verdict]}{error}")
-    is_last_word = report.when == "call" or verdict is not Verdict.PASSED
-    if is_last_word and (item.result is None or not item.result.verdict.is_bad):
-        _conclude(item, verdict, _reason(call), call.duration)
+    item.trial.add_phase(verdict, _reason(call), call.duration)
+    item.user_properties[:] = [
+        *item.trial.result().as_properties(),
+        ("left_release", PEERS[item.spec.left].release()),
+        ("right_release", PEERS[item.spec.right].release()),
+        ("kernel", probe.kernel()),
+    ]
     report.user_properties = list(item.user_properties)
     return report
 
@@ -234,33 +278,3 @@ def _reason(call: pytest.CallInfo[None]) -> str:
     crash = call.excinfo._getreprcrash()
     place = f" ({crash.path}:{crash.lineno})" if crash is not None else ""
     return f"{type(error).__name__}: {error}{place}"
-
-
-def _conclude(item: CellItem, verdict: Verdict, reason: str, seconds: float) -> None:
-    spec, first = item.spec, item.first_failure
-    if verdict is Verdict.PASSED and first is not None:
-        verdict, reason = (
-            Verdict.FLAKY,
-            f"passed when tried again; {first.verdict.value} first: {first.reason}",
-        )
-    has_evidence = verdict in (Verdict.FAILED, Verdict.FLAKY)
-    item.result = Result(
-        cell=spec.name,
-        scenario=spec.scenario.id,
-        left=spec.left,
-        right=spec.right,
-        topology=spec.topology,
-        version=spec.version,
-        verdict=verdict,
-        reason=reason,
-        seconds=round(seconds, 3),
-        evidence=item.config.stash[_folder_key].evidence_name(spec.name) if has_evidence else "",
-    )
-    item.user_properties[:] = [
-        *((name, str(value)) for name, value in item.result.as_dict().items()),
-        ("title", spec.scenario.title),
-        ("left_release", PEERS[spec.left].release()),
-        ("right_release", PEERS[spec.right].release()),
-        ("nat", item.nat),
-        ("kernel", probe.kernel()),
-    ]

@@ -1,6 +1,5 @@
 """ESP, IKE and keepalives on one socket: what natt, this kernel and real daemons take each for."""
 
-import random
 import struct
 from collections.abc import Callable
 from typing import Any
@@ -134,7 +133,7 @@ def broken_esp_of_a_known_spi_is_dropped(cell: Cell) -> None:
 def everything_mixed_on_one_flow(cell: Cell) -> None:
     cell.start("right")
     each, burst = 250, 100
-    kinds = random.Random(14).sample(["esp", "ike", "keepalive", "runt"] * each, k=4 * each)
+    kinds = cell.random.sample(["esp", "ike", "keepalive", "runt"] * each, k=4 * each)
     informational = NON_ESP_MARKER + IKE_HEADER[:18] + bytes((INFORMATIONAL,)) + IKE_HEADER[19:]
     numbers = [b"%d" % number for number in range(1, each + 1)]
     with inner_sink(cell) as sink:

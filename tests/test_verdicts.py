@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
 from pathlib import Path
-from xml.etree import ElementTree
 
 import pytest
+
+from lab.report.results import Attempt, Result, Run
+from lab.report.verdict import Verdict
+from lab.scenario import catalogue
 
 ROOT = Path(__file__).resolve().parent.parent
 SCENARIO = """
@@ -33,10 +35,10 @@ def run_cell(
     conftest: str = "",
     before: str = "true",
     options: tuple[str, ...] = ("-p", "no:xdist"),
-) -> tuple[int, dict[str, dict[str, str]], str]:
+) -> tuple[int, dict[str, Result], str]:
     """Run one scenario in a project of its own; `before` is shell that may hide things of this host.
 
-    Returns the exit status, the properties of each JUnit test case, and what was printed.
+    Returns the exit status, the facts of each cell in results.json, and what was printed.
     """
     (folder / "test_one.py").write_text(SCENARIO.format(version=version, expectation=expectation))
     (folder / "conftest.py").write_text(conftest)
@@ -52,11 +54,8 @@ def run_cell(
         timeout=120,
         stdin=subprocess.DEVNULL,
     )
-    xml = ElementTree.parse(folder / "reports/latest/junit.xml")
-    cases = {
-        case.attrib["name"]: {entry.attrib["name"]: entry.attrib["value"] for entry in case.iter("property")}
-        for case in xml.iter("testcase")
-    }
+    run = Run.read(folder / "reports/latest")
+    cases = {result.cell: result for result in run.results}
     return done.returncode, cases, done.stdout + done.stderr
 
 
@@ -68,21 +67,26 @@ def test_a_cell_that_holds_passes_with_its_facts_in_junit(tmp_path: Path) -> Non
     status, cases, output = run_cell(tmp_path)
     assert status == 0, output
     facts = cases[NATT_CELL]
-    assert facts["verdict"] == "passed"
-    assert (facts["scenario"], facts["left"], facts["right"]) == ("ENC-01", "natt", "natt")
-    assert (facts["topology"], facts["version"]) == ("one_nat", "manual")
-    assert facts["nat"] == "nat: masquerade lan to wan, guard, ESP dropped (iptables-legacy)"
-    assert facts["kernel"] == f"Linux {os.uname().release}"
-    assert facts["left_release"].startswith("natt ")
+    assert facts.verdict == "passed"
+    assert (facts.scenario, facts.left, facts.right) == ("ENC-01", "natt", "natt")
+    assert (facts.topology, facts.version) == ("one_nat", "manual")
+    assert facts.nat == "nat: masquerade lan to wan, guard, ESP dropped (iptables-legacy)"
+    run = Run.read(tmp_path / "reports/latest")
+    assert run.kernel == f"Linux {os.uname().release}"
+    assert run.releases["natt"].startswith("natt ")
+    assert run.packages.keys() >= {"charon-systemd", "iptables", "scapy", "cryptography"}
+    assert facts.attempts == (Attempt(Verdict.PASSED, "", facts.seconds),)
+    assert facts.rerun == f"nattlab run '{NATT_CELL}'"
+    assert (facts.title, facts.source) == (run.titles["ENC-01"], catalogue()["ENC-01"].source)
 
 
 def test_an_unmet_expectation_fails_and_keeps_its_evidence(tmp_path: Path) -> None:
     status, cases, output = run_cell(tmp_path, expectation="none()")
     assert status == 1, output
     facts = cases[NATT_CELL]
-    assert facts["verdict"] == "failed"
-    assert "expected: no ESP-in-UDP packets on wan" in facts["reason"]
-    evidence = tmp_path / "reports/latest" / facts["evidence"]
+    assert facts.verdict == "failed"
+    assert "expected: no ESP-in-UDP packets on wan" in facts.reason
+    evidence = tmp_path / "reports/latest" / facts.evidence
     kept = {str(path.relative_to(evidence)) for path in evidence.rglob("*") if path.is_file()}
     assert {"capture.pcapng", "nat.rules", "left/nattd.toml", "right/nattd.stderr"} <= kept
 
@@ -91,8 +95,8 @@ def test_the_other_pair_of_a_version_is_unsupported_not_skipped_silently(tmp_pat
     status, cases, output = run_cell(tmp_path)
     assert status == 0, output
     facts = cases["ENC-01[strongswan-strongswan-one_nat-ikev1-main]"]
-    assert facts["verdict"] == "unsupported"
-    assert facts["reason"] == "strongswan: manual (it does ikev1-aggressive, ikev1-main, ikev2)"
+    assert facts.verdict == "unsupported"
+    assert facts.reason == "strongswan: manual (it does ikev1-aggressive, ikev1-main, ikev2)"
 
 
 def test_a_nat_that_does_not_translate_is_a_broken_lab(tmp_path: Path) -> None:
@@ -109,9 +113,9 @@ Network.build = functools.partial(Network.build, rules=forgets_to_translate)
     status, cases, output = run_cell(tmp_path, conftest=breaking)
     assert status == 1, output
     facts = cases[NATT_CELL]
-    assert facts["verdict"] == "broken lab"
-    assert "expected UDP from left to 203.0.113.2:500 to arrive at right from 203.0.113.1" in facts["reason"]
-    assert "-A FORWARD -p esp -j DROP" in facts["reason"]
+    assert facts.verdict == "broken lab"
+    assert "expected UDP from left to 203.0.113.2:500 to arrive at right from 203.0.113.1" in facts.reason
+    assert "-A FORWARD -p esp -j DROP" in facts.reason
 
 
 def test_a_nat_that_lets_esp_pass_is_a_broken_lab(tmp_path: Path) -> None:
@@ -126,8 +130,8 @@ Network.build = functools.partial(
 """
     status, cases, output = run_cell(tmp_path, conftest=breaking)
     assert status == 1, output
-    assert cases[NATT_CELL]["verdict"] == "broken lab"
-    assert "ESP (protocol 50) from left to 203.0.113.2 to be dropped by nat" in cases[NATT_CELL]["reason"]
+    assert cases[NATT_CELL].verdict == "broken lab"
+    assert "ESP (protocol 50) from left to 203.0.113.2 to be dropped by nat" in cases[NATT_CELL].reason
 
 
 @pytest.mark.parametrize(
@@ -142,16 +146,16 @@ def test_what_this_host_lacks_is_named(
 ) -> None:
     status, cases, output = run_cell(tmp_path, version=version, before=f"mount --bind /dev/null {hide}")
     assert status == 0, output
-    assert cases[cell]["verdict"] == "unavailable"
-    assert cases[cell]["reason"].startswith(f"{missing}: ")
-    assert hide in cases[cell]["reason"]
+    assert cases[cell].verdict == "unavailable"
+    assert cases[cell].reason.startswith(f"{missing}: ")
+    assert hide in cases[cell].reason
 
 
 def test_a_plain_skip_in_a_scenario_is_a_failure(tmp_path: Path) -> None:
     status, cases, output = run_cell(tmp_path, expectation='some(); __import__("pytest").skip("not today")')
     assert status == 1, output
-    assert cases[NATT_CELL]["verdict"] == "failed"
-    assert "not today" in cases[NATT_CELL]["reason"]
+    assert cases[NATT_CELL].verdict == "failed"
+    assert "not today" in cases[NATT_CELL].reason
 
 
 ONCE = """some() if Path("tried").exists() else [Path("tried").touch(), expect(cell.seen.udp).some()]"""
@@ -161,22 +165,41 @@ def test_a_cell_that_fails_and_then_passes_is_flaky_and_keeps_the_failure(tmp_pa
     status, cases, output = run_cell(tmp_path, expectation=ONCE)
     assert status == 0, output
     facts = cases[NATT_CELL]
-    assert facts["verdict"] == "flaky"
-    assert "passed when tried again; failed first: expected: some other UDP packets" in facts["reason"]
-    assert (tmp_path / "reports/latest" / facts["evidence"] / "capture.pcapng").exists()
+    assert facts.verdict == "flaky"
+    assert "passed when tried again; failed first: expected: some other UDP packets" in facts.reason
+    tried = [(attempt.verdict, attempt.evidence) for attempt in facts.attempts]
+    assert tried == [(Verdict.FAILED, facts.evidence), (Verdict.PASSED, f"{facts.evidence}.attempt-2")]
+    for _, evidence in tried:
+        assert (tmp_path / "reports/latest" / evidence / "capture.pcapng").exists()
+
+
+DRAWS = "some(); expect(cell.seen.udp).exactly(cell.random.randrange(1000, 1 << 32))"
+
+
+def test_what_is_drawn_by_chance_is_drawn_again_with_the_seed_of_the_report(tmp_path: Path) -> None:
+    reasons = []
+    for seed in ("41", "41", "42"):
+        folder = tmp_path / f"{len(reasons)}"
+        folder.mkdir()
+        options = ("-p", "no:xdist", "--no-retry", "--seed", seed)
+        status, cases, output = run_cell(folder, expectation=DRAWS, options=options)
+        assert status == 1, output
+        assert cases[NATT_CELL].rerun == f"nattlab run '{NATT_CELL}' --seed {seed}"
+        assert Run.read(folder / "reports/latest").seed == int(seed)
+        reasons.append(cases[NATT_CELL].reason.splitlines()[0])
+    assert reasons[0] == reasons[1] != reasons[2]
+    assert reasons[0].startswith("expected: exactly ")
 
 
 def test_no_second_try_where_none_is_wanted(tmp_path: Path) -> None:
     options = ("-p", "no:xdist", "--no-retry")
     status, cases, output = run_cell(tmp_path, expectation=ONCE, options=options)
     assert status == 1, output
-    assert cases[NATT_CELL]["verdict"] == "failed"
+    assert cases[NATT_CELL].verdict == "failed"
 
 
 def test_facts_survive_xdist(tmp_path: Path) -> None:
     status, cases, output = run_cell(tmp_path, expectation="none()", options=("-n", "2", "-p", "no:terminal"))
     assert status == 1, output
-    assert cases[NATT_CELL]["verdict"] == "failed"
-    results = json.loads((tmp_path / "reports/latest/results.json").read_text())["results"]
-    assert {entry["cell"]: entry["verdict"] for entry in results}[NATT_CELL] == "failed"
-    assert (tmp_path / "reports/latest" / cases[NATT_CELL]["evidence"] / "capture.pcapng").exists()
+    assert cases[NATT_CELL].verdict == "failed"
+    assert (tmp_path / "reports/latest" / cases[NATT_CELL].evidence / "capture.pcapng").exists()

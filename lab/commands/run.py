@@ -31,6 +31,12 @@ def add_to(commands: Subcommands) -> None:
     run.add_argument(
         "--keep-evidence", action="store_true", help="captures and logs of cells that passed, too"
     )
+    run.add_argument(
+        "--seed",
+        type=int,
+        metavar="N",
+        help="of what the lab draws by chance; default: another one each time",
+    )
     run.add_argument("-n", dest="workers", metavar="N", help="cells at a time (default: three a core)")
     run.set_defaults(call=_run)
 
@@ -48,6 +54,8 @@ def _run(options: argparse.Namespace) -> int:
         ("--ipsec-version", options.version),
     ):
         chosen += [f"{option}={value}" for value in values]
+    if options.seed is not None:
+        chosen.append(f"--seed={options.seed}")
     if options.keep_evidence:
         chosen.append("--keep-evidence")
     reports = os.path.abspath(options.reports)

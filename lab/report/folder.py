@@ -37,13 +37,13 @@ class ReportFolder:
         return self.path
 
     @staticmethod
-    def evidence_name(cell: str) -> str:
-        """The folder of a cell's evidence, relative to the report, without brackets a shell would expand."""
-        return "cells/" + cell.replace("[", ".").rstrip("]")
+    def evidence_name(cell: str, attempt: int = 1) -> str:
+        """The folder of evidence of an attempt at a cell, relative to the report.
 
-    def evidence(self, cell: str) -> Path:
-        """The folder of a cell's evidence; the caller makes it."""
-        return self.path / self.evidence_name(cell)
+        It has no brackets, which a shell would expand.
+        """
+        name = "cells/" + cell.replace("[", ".").rstrip("]")
+        return name if attempt == 1 else f"{name}.attempt-{attempt}"
 
     def shown(self) -> str:
         """The path as a person would type it: relative to here where that is shorter."""

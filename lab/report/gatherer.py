@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from typing import Any
@@ -12,9 +11,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from lab.report import matrix
+from lab import probe
+from lab.report import host, matrix
+from lab.report.clock import utc
 from lab.report.folder import ReportFolder
-from lab.report.verdict import Result, Verdict
+from lab.report.results import Result, Run
 
 MISUSE = "nattlab_misuse"
 """Under this key an xdist worker sends what was wrong with the options or the scenarios."""
@@ -23,16 +24,17 @@ MISUSE = "nattlab_misuse"
 class Gatherer:
     """A pytest plugin of the controller. `full` writes a report and takes the terminal over from pytest."""
 
-    def __init__(self, config: pytest.Config, folder: ReportFolder, full: bool) -> None:
+    def __init__(self, config: pytest.Config, folder: ReportFolder, full: bool, seed: int) -> None:
         self._config = config
         self._folder = folder
         self._full = full
+        self._seed = seed
         self._results: dict[str, Result] = {}
-        self._titles: dict[str, str] = {}
         self._releases: dict[str, str] = {}
         self._errors: list[str] = []
         self._told: set[str] = set()
         self._total = 0
+        self._began = utc(time.time())
         self._started = time.monotonic()
         self._console = Console(soft_wrap=not sys.stdout.isatty(), highlight=False)
         self._progress: Progress | None = None
@@ -76,10 +78,8 @@ class Gatherer:
             return
         result = Result.from_properties(properties)
         self._results[result.cell] = result
-        self._titles[result.scenario] = properties["title"]
         self._releases[result.left] = properties["left_release"]
         self._releases[result.right] = properties["right_release"]
-        self._releases["kernel"] = properties["kernel"]
         if report.when == "teardown" and self._full and result.cell not in self._told:
             self._told.add(result.cell)
             self._show(result)
@@ -106,10 +106,22 @@ class Gatherer:
         if self._progress is not None:
             self._progress.stop()
         if self._full and self._results:
-            facts = {"releases": self._releases, "seconds": round(time.monotonic() - self._started, 3)}
-            listed = [result.as_dict() for _, result in sorted(self._results.items())]
-            text = json.dumps({**facts, "results": listed}, indent=1)
-            (self._folder.create() / "results.json").write_text(text + "\n")
+            self.run().write(self._folder.create())
+
+    def run(self) -> Run:
+        """The run as far as it has come."""
+        return Run(
+            started=self._began,
+            seconds=round(time.monotonic() - self._started, 3),
+            nattlab=host.nattlab(),
+            seed=self._seed,
+            kernel=probe.kernel(),
+            host=host.facts(),
+            packages=host.packages(),
+            releases=dict(sorted(self._releases.items())),
+            errors=tuple(self._errors),
+            results=tuple(result for _, result in sorted(self._results.items())),
+        )
 
     def pytest_unconfigure(self) -> None:
         """Say how it went, after junit.xml was written."""
@@ -125,21 +137,26 @@ class Gatherer:
         show = self._console.print
         results = sorted(self._results.values(), key=lambda result: result.cell)
         if results:
-            titles = {scenario: self._titles[scenario] for scenario in sorted(self._titles)}
             width = self._console.width if self._console.is_terminal else 120
-            Console(highlight=False, width=width).print(matrix.table(results, titles, width))
+            Console(highlight=False, width=width).print(matrix.table(results, self.run().titles, width))
             show(matrix.legend(results), markup=False)
             for reason, count in matrix.reasons(results):
                 show(f"  {count} {reason}", markup=False)
-            show(", ".join(f"{name}: {text}" for name, text in sorted(self._releases.items())), markup=False)
+            releases = [("kernel", probe.kernel()), *sorted(self._releases.items())]
+            show(", ".join(f"{name}: {text}" for name, text in releases), markup=False)
         for error in self._errors:
             show(error, markup=False)
-        bad = [result for result in results if result.verdict.is_bad or result.verdict is Verdict.FLAKY]
-        for result in bad:
+        for result in results:
+            if not result.verdict.is_loud:
+                continue
             show(f"\n{result.verdict.value}: {result.cell}\n{_indented(result.reason)}", markup=False)
-            if result.evidence and (self._folder.path / result.evidence).exists():
-                show(f"  evidence: {self._folder.shown()}/{result.evidence}", markup=False)
-            show(f"  rerun:    nattlab run '{result.cell}'", markup=False)
+            for attempt in result.attempts:
+                if attempt.evidence:
+                    show(
+                        f"  evidence: {self._folder.shown()}/{attempt.evidence} ({attempt.verdict.value})",
+                        markup=False,
+                    )
+            show(f"  rerun:    {result.rerun}", markup=False)
         if self._full and results:
             seconds = time.monotonic() - self._started
             show(

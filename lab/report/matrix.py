@@ -9,20 +9,25 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from lab.report.verdict import Result, Verdict
+from lab.report.results import Result
+from lab.report.verdict import Verdict
 
 _STYLES = {
     Verdict.PASSED: "green",
     Verdict.FAILED: "bold red",
     Verdict.BROKEN_LAB: "bold magenta",
     Verdict.FLAKY: "bold yellow",
+    Verdict.EXPECTED_FAILURE: "cyan",
+    Verdict.UNEXPECTED_PASS: "bold red",
     Verdict.UNSUPPORTED: "dim",
     Verdict.UNAVAILABLE: "yellow",
 }
 _GRAVITY = (
     Verdict.BROKEN_LAB,
     Verdict.FAILED,
+    Verdict.UNEXPECTED_PASS,
     Verdict.FLAKY,
+    Verdict.EXPECTED_FAILURE,
     Verdict.PASSED,
     Verdict.UNAVAILABLE,
     Verdict.UNSUPPORTED,
@@ -101,17 +106,20 @@ def peer_codes(results: Iterable[Result]) -> dict[str, str]:
     }
 
 
-def legend(results: Iterable[Result]) -> str:
-    """The marks and their meaning, and the peers."""
+def legend(results: Sequence[Result]) -> str:
+    """The marks there are and their meaning, and the peers."""
+    present = {result.verdict for result in results}
     words = {
         Verdict.PASSED: "passed",
         Verdict.FAILED: "failed",
         Verdict.FLAKY: "failed, then passed",
+        Verdict.EXPECTED_FAILURE: "failed as its ticket says",
+        Verdict.UNEXPECTED_PASS: "passed against its ticket",
         Verdict.BROKEN_LAB: "broken lab",
         Verdict.UNSUPPORTED: "not supported by the peer",
         Verdict.UNAVAILABLE: "not available here",
     }
-    marks = ", ".join(f"{verdict.mark} {text}" for verdict, text in words.items())
+    marks = ", ".join(f"{verdict.mark} {text}" for verdict, text in words.items() if verdict in present)
     peers = ", ".join(f"{code} {name}" for name, code in peer_codes(results).items())
     return f"left→right: {peers}; {marks}; ×n: n topologies"
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
 from enum import StrEnum
 
 
@@ -16,20 +14,29 @@ class Verdict(StrEnum):
     """The peer declares that it does not do this."""
     UNAVAILABLE = "unavailable"
     """This host lacks something; the reason names it."""
+    EXPECTED_FAILURE = "expected failure"
+    """It failed, as the scenario declares with a ticket."""
+    UNEXPECTED_PASS = "unexpected pass"
+    """It passed although the scenario declares, with a ticket, that it fails: the ticket is out of date."""
     FLAKY = "flaky"
-    """It failed and passed when tried again at once; the reason and the evidence are those of the failure."""
+    """It failed and passed when tried again at once; the reason is that of the failure."""
     BROKEN_LAB = "broken lab"
     """The network did not prove itself, so nothing was learned about the peers."""
 
     @property
     def mark(self) -> str:
-        """Two or three letters for a matrix."""
+        """Two to five letters for a matrix."""
         return _MARKS[self]
 
     @property
     def is_bad(self) -> bool:
         """Whether a run with such a cell must not be green."""
-        return self in (Verdict.FAILED, Verdict.BROKEN_LAB)
+        return self in (Verdict.FAILED, Verdict.UNEXPECTED_PASS, Verdict.BROKEN_LAB)
+
+    @property
+    def is_loud(self) -> bool:
+        """Whether a person should look at such a cell, be the run green or not."""
+        return self.is_bad or self is Verdict.FLAKY
 
 
 _MARKS = {
@@ -37,38 +44,8 @@ _MARKS = {
     Verdict.FAILED: "FAIL",
     Verdict.UNSUPPORTED: "n/s",
     Verdict.UNAVAILABLE: "n/a",
+    Verdict.EXPECTED_FAILURE: "xf",
+    Verdict.UNEXPECTED_PASS: "XPASS",
     Verdict.FLAKY: "flk!",
     Verdict.BROKEN_LAB: "LAB!",
 }
-
-
-@dataclass(frozen=True)
-class Result:
-    """One cell's outcome, made of plain values: it travels from an xdist worker to the controller."""
-
-    cell: str
-    """The stable name, ``scenario[left-right-topology-version]``."""
-    scenario: str
-    left: str
-    right: str
-    topology: str
-    version: str
-    verdict: Verdict
-    reason: str
-    """Empty when passed; otherwise one line or a short text."""
-    seconds: float
-    evidence: str = ""
-    """Folder of captures and logs, relative to the report, kept for cells that went wrong."""
-
-    def as_dict(self) -> dict[str, str | float]:
-        """Plain values for JSON."""
-        return {**asdict(self), "verdict": self.verdict.value}
-
-    @classmethod
-    def from_properties(cls, properties: Mapping[str, str]) -> Result:
-        """The inverse of `as_dict` after its values became text; KeyError for a missing one."""
-        texts = {
-            name: properties[name]
-            for name in ("cell", "scenario", "left", "right", "topology", "version", "reason", "evidence")
-        }
-        return cls(verdict=Verdict(properties["verdict"]), seconds=float(properties["seconds"]), **texts)

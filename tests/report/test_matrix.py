@@ -3,7 +3,8 @@ from __future__ import annotations
 from rich.console import Console
 
 from lab.report import matrix
-from lab.report.verdict import Result, Verdict
+from lab.report.results import Result
+from lab.report.verdict import Verdict
 
 
 def result(cell: str, verdict: Verdict, reason: str = "") -> Result:
@@ -61,12 +62,3 @@ def test_the_summary_always_tells_passed_and_failed() -> None:
 
 def test_reasons_come_once_with_their_count() -> None:
     assert matrix.reasons(RESULTS) == [("unavailable: TUN: none", 2), ("unsupported: no keepalive", 1)]
-
-
-def test_a_result_survives_the_way_through_text_properties() -> None:
-    for one in RESULTS:
-        assert Result.from_properties({name: str(value) for name, value in one.as_dict().items()}) == one
-
-
-def test_only_failures_and_broken_labs_make_a_run_red() -> None:
-    assert [verdict for verdict in Verdict if verdict.is_bad] == [Verdict.FAILED, Verdict.BROKEN_LAB]
