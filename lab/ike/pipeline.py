@@ -12,7 +12,7 @@ import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from .chain import HEADER, Header, Message
+from .chain import HEADER_SIZE, Header, Message
 from .deviation import (
     IN,
     AlterHeader,
@@ -130,7 +130,7 @@ class Pipeline:
             octets = datagram.payload
             if needs_marker(datagram.source.port, self.natt_port):
                 octets = octets[4:]
-        return Header(*HEADER.unpack_from(octets)) if len(octets) >= HEADER.size else None
+        return Header.peek(octets) if len(octets) >= HEADER_SIZE else None
 
     def _hits(self, index: int, match: Match, direction: str, header: Header | Message) -> bool:
         if not match.covers(direction, header):

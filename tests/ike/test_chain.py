@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lab.ike.chain import HEADER, Header, Message, Payload, pack_chain, parse_chain
+from lab.ike.chain import HEADER_SIZE, Header, Message, Payload, pack_chain, parse_chain
 from lab.ike.errors import MalformedError
 
 payloads = st.builds(Payload, st.integers(1, 255), st.binary(max_size=64), st.sampled_from([0, 0x80]))
@@ -43,7 +43,7 @@ def test_errors_name_the_place() -> None:
     with pytest.raises(MalformedError, match="header: length field 36, message of 37 octets"):
         Message.parse(whole + b"x")
     with pytest.raises(MalformedError, match="header: 27 octets of 28"):
-        Header.parse(whole[: HEADER.size - 1])
+        Header.parse(whole[: HEADER_SIZE - 1])
     with pytest.raises(MalformedError, match="3 octets after the last payload"):
         parse_chain(33, b"\0\0\0\x04xyz")
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from ..action import Action, Send
-from ..chain import HEADER, ZERO_SPI, Header, Message, Payload, pack_chain, parse_chain
+from ..chain import HEADER_SIZE, ZERO_SPI, Header, Message, Payload, pack_chain, parse_chain
 from ..deviation import IN, OUT
 from ..errors import MalformedError
 from ..pipeline import Pipeline
@@ -112,7 +112,7 @@ class Channel:
         first, clear = pack_chain(message.payloads)
         cipher = self.keys.suite.encryption
         octets, exchange.iv = encrypt(cipher, self.keys.encryption_key, exchange.iv, clear)
-        return message, message.header(first, HEADER.size + len(octets)).pack() + octets
+        return message, message.header(first, HEADER_SIZE + len(octets)).pack() + octets
 
     def send(self, octets: bytes, message_id: int, now: float, awaits_reply: bool) -> list[Action]:
         """Send a composed message from `local` to `remote`, and again while its answer is awaited."""

@@ -6,17 +6,17 @@ number (from 1), flags (1 on the last), data. The header repeats cookies and exc
 
 from __future__ import annotations
 
-import struct
 from collections import OrderedDict
 from dataclasses import dataclass, field, replace
 
-from ..chain import HEADER, Header, Message, Payload
+from ..chain import GENERIC_SIZE, HEADER_SIZE, Header, Message, Payload
 from ..errors import MalformedError
+from ..layer import pack_body, read_body
+from . import layers
 from .numbers import ENCRYPTED, PayloadType
 
 LAST = 1
-_FIELDS = struct.Struct("!HBB")
-_OVERHEAD = HEADER.size + 4 + _FIELDS.size
+_OVERHEAD = HEADER_SIZE + GENERIC_SIZE + 4
 
 MAX_FRAGMENTS = 255
 MAX_OCTETS = 65535
@@ -33,8 +33,9 @@ def split(octets: bytes, size: int, fragment_id: int) -> list[bytes]:
     outer = replace(header, flags=header.flags & ~ENCRYPTED, message_id=0)
     messages = []
     for number, piece in enumerate(pieces, 1):
-        body = _FIELDS.pack(fragment_id, number, LAST if number == len(pieces) else 0) + piece
-        messages.append(Message.of(outer, [Payload(PayloadType.FRAGMENT, body)]).pack())
+        flags = LAST if number == len(pieces) else 0
+        fragment = layers.Fragment(fragment_id=fragment_id, number=number, flags=flags, data=piece)
+        messages.append(Message.of(outer, [Payload(PayloadType.FRAGMENT, pack_body(fragment))]).pack())
     return messages
 
 
@@ -55,17 +56,16 @@ class Reassembly:
 
         Repeated pieces change nothing while the message is incomplete. MalformedError.
         """
-        if len(body) <= _FIELDS.size:
-            raise MalformedError(f"fragment payload: {len(body)} octets")
-        fragment_id, number, flags = _FIELDS.unpack_from(body)
-        key = (header.initiator_spi, header.responder_spi, fragment_id)
-        if number == 0:
-            raise MalformedError("fragment payload: number 0")
+        fragment = read_body(layers.Fragment, body)
+        number = fragment.number
+        key = (header.initiator_spi, header.responder_spi, fragment.fragment_id)
+        if number == 0 or not fragment.data:
+            raise MalformedError(f"fragment payload: number {number}, {len(fragment.data)} octets of data")
         pieces = self._sets.setdefault(key, _Set())
         self._sets.move_to_end(key)
         if number not in pieces.pieces:
-            pieces.pieces[number] = body[_FIELDS.size :]
-        if flags & LAST:
+            pieces.pieces[number] = fragment.data
+        if fragment.flags & LAST:
             pieces.last = number
         while len(self._sets) > MAX_SETS:
             self._sets.popitem(last=False)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ipaddress
-import struct
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
-from ..chain import GENERIC
+from scapy.layers.isakmp import ISAKMP_payload_Delete, ISAKMP_payload_Notify
+
 from ..errors import MalformedError
+from ..layer import chained, linked, pack_body, read_body
+from . import layers
 from .numbers import DOI_IPSEC, PROTO_ISAKMP
 
 Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -25,8 +27,7 @@ ID_IPV6_ADDR = 5
 ID_IPV6_ADDR_SUBNET = 6
 ID_KEY_ID = 11
 
-_PROPOSAL_AND_TRANSFORM = {2: "proposal", 3: "transform"}
-_BASIC = 0x8000
+_PROPOSAL, _TRANSFORM = 2, 3
 _ADDRESS_TYPES = {ID_IPV4_ADDR: 4, ID_IPV6_ADDR: 16}
 _SUBNET_TYPES = {ID_IPV4_ADDR_SUBNET: 8, ID_IPV6_ADDR_SUBNET: 32}
 
@@ -56,82 +57,44 @@ class Proposal:
 
 def encode_sa(proposals: tuple[Proposal, ...]) -> bytes:
     """Body of an SA payload in the IPsec DOI, situation identity only."""
-    body = struct.pack("!LL", DOI_IPSEC, SITUATION_IDENTITY)
-    for index, proposal in enumerate(proposals):
-        inner = bytes([proposal.number, proposal.protocol, len(proposal.spi), len(proposal.transforms)])
-        inner += proposal.spi
-        for position, transform in enumerate(proposal.transforms):
-            octets = struct.pack("!BBH", transform.number, transform.id, 0)
-            octets += b"".join(_encode_attribute(*attribute) for attribute in transform.attributes)
-            following = 3 if position + 1 < len(proposal.transforms) else 0
-            inner += GENERIC.pack(following, 0, GENERIC.size + len(octets)) + octets
-        following = 2 if index + 1 < len(proposals) else 0
-        body += GENERIC.pack(following, 0, GENERIC.size + len(inner)) + inner
-    return body
+    listed = [
+        layers.Proposal(
+            proposal=proposal.number,
+            proto=proposal.protocol,
+            SPI=proposal.spi,
+            trans_nb=len(proposal.transforms),
+            trans=linked(map(_transform_layer, proposal.transforms), _TRANSFORM),
+        )
+        for proposal in proposals
+    ]
+    prop = linked(listed, _PROPOSAL)
+    return pack_body(layers.SecurityAssociation(doi=DOI_IPSEC, situation=SITUATION_IDENTITY, prop=prop))
+
+
+def _transform_layer(transform: Transform) -> Any:
+    return layers.Transform(
+        transform_count=transform.number, transform_id=transform.id, transforms=list(transform.attributes)
+    )
 
 
 def parse_sa(body: bytes) -> tuple[Proposal, ...]:
     """Proposals of an SA payload body. Raises MalformedError, also for another DOI or situation."""
-    if len(body) < 8:
-        raise MalformedError(f"SA payload: want 8 octets before the proposals, got {len(body)}")
-    doi, situation = struct.unpack_from("!LL", body)
-    if (doi, situation) != (DOI_IPSEC, SITUATION_IDENTITY):
-        raise MalformedError(f"SA payload: DOI {doi}, situation {situation}, want 1 and 1")
-    return tuple(_parse_proposal(octets) for octets in _parts(2, body[8:]))
+    read = read_body(layers.SecurityAssociation, body)
+    if (read.doi, read.situation) != (DOI_IPSEC, SITUATION_IDENTITY):
+        raise MalformedError(f"SA payload: DOI {read.doi}, situation {read.situation}, want 1 and 1")
+    return tuple(_proposal(listed) for listed in chained(read, "prop", _PROPOSAL))
 
 
-def _parse_proposal(octets: bytes) -> Proposal:
-    if len(octets) < 4 or len(octets) < 4 + octets[2]:
-        raise MalformedError(f"proposal: {len(octets)} octets do not hold its SPI")
-    number, protocol, spi_size, count = octets[:4]
-    transforms = tuple(_parse_transform(part) for part in _parts(3, octets[4 + spi_size :]))
-    if len(transforms) != count:
-        raise MalformedError(f"proposal {number}: announces {count} transforms, has {len(transforms)}")
-    return Proposal(number, protocol, octets[4 : 4 + spi_size], transforms)
-
-
-def _parse_transform(octets: bytes) -> Transform:
-    if len(octets) < 4:
-        raise MalformedError(f"transform: want 4 octets, got {len(octets)}")
-    attributes: list[Attribute] = []
-    rest = octets[4:]
-    while rest:
-        if len(rest) < 4:
-            raise MalformedError(f"attribute: {len(rest)} octets left for its header")
-        kind, value = struct.unpack_from("!HH", rest)
-        if kind & _BASIC:
-            attributes.append((kind & ~_BASIC, value))
-            rest = rest[4:]
-            continue
-        if len(rest) < 4 + value:
-            raise MalformedError(f"attribute {kind}: length {value}, {len(rest) - 4} octets left")
-        attributes.append((kind, int.from_bytes(rest[4 : 4 + value], "big")))
-        rest = rest[4 + value :]
-    return Transform(octets[0], octets[1], tuple(attributes))
-
-
-def _parts(kind: int, octets: bytes) -> list[bytes]:
-    """Bodies of a list of proposals (2) or transforms (3)."""
-    name, parts, following = _PROPOSAL_AND_TRANSFORM[kind], [], kind
-    while following:
-        if following != kind:
-            raise MalformedError(f"payload {following} in a list of {name}s")
-        if len(octets) < GENERIC.size:
-            raise MalformedError(f"{name}: {len(octets)} octets left for its header")
-        following, _, length = GENERIC.unpack_from(octets)
-        if not GENERIC.size <= length <= len(octets):
-            raise MalformedError(f"{name}: length {length}, {len(octets)} octets left")
-        parts.append(octets[GENERIC.size : length])
-        octets = octets[length:]
-    if octets:
-        raise MalformedError(f"{len(octets)} octets after the last {name}")
-    return parts
-
-
-def _encode_attribute(kind: int, value: int) -> bytes:
-    if value <= 0xFFFF:
-        return struct.pack("!HH", kind | _BASIC, value)
-    return struct.pack("!HHL", kind, 4, value)
+def _proposal(read: Any) -> Proposal:
+    transforms = tuple(
+        Transform(listed.transform_count, listed.transform_id, tuple(listed.transforms))
+        for listed in chained(read, "trans", _TRANSFORM)
+    )
+    if len(transforms) != read.trans_nb:
+        raise MalformedError(
+            f"proposal {read.proposal}: announces {read.trans_nb} transforms, has {len(transforms)}"
+        )
+    return Proposal(read.proposal, read.proto, read.SPI, transforms)
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,17 +127,21 @@ class Identity:
     @classmethod
     def parse(cls, body: bytes) -> Identity:
         """Read a body. Raises MalformedError for wrong lengths of address types."""
-        if len(body) < 4:
-            raise MalformedError(f"ID payload: want 4 octets or more, got {len(body)}")
-        kind, protocol, port = struct.unpack_from("!BBH", body)
-        want = (_ADDRESS_TYPES | _SUBNET_TYPES).get(kind, len(body) - 4)
-        if len(body) - 4 != want:
-            raise MalformedError(f"ID payload of type {kind}: want {want} octets, got {len(body) - 4}")
-        return cls(kind, body[4:], protocol, port)
+        read = read_body(layers.Identification, body)
+        want = (_ADDRESS_TYPES | _SUBNET_TYPES).get(read.IDtype, len(read.IdentData))
+        if len(read.IdentData) != want:
+            raise MalformedError(
+                f"ID payload of type {read.IDtype}: want {want} octets, got {len(read.IdentData)}"
+            )
+        return cls(read.IDtype, read.IdentData, read.ProtoID, read.Port)
 
     def encode(self) -> bytes:
         """The body."""
-        return struct.pack("!BBH", self.type, self.protocol, self.port) + self.data
+        return pack_body(
+            layers.Identification(
+                IDtype=self.type, ProtoID=self.protocol, Port=self.port, IdentData=self.data
+            )
+        )
 
     def as_network(self) -> Network:
         """The addresses it means. Raises MalformedError for names and non-contiguous masks."""
@@ -210,14 +177,22 @@ class Notify:
     @classmethod
     def parse(cls, body: bytes) -> Notify:
         """Read a body. Raises MalformedError."""
-        if len(body) < 8 or len(body) < 8 + body[5]:
+        read = read_body(ISAKMP_payload_Notify, body)
+        if len(read.SPI) != read.SPIsize:
             raise MalformedError(f"notify payload: {len(body)} octets do not hold its SPI")
-        size = body[5]
-        return cls(int.from_bytes(body[6:8], "big"), body[4], body[8 : 8 + size], body[8 + size :])
+        return cls(read.notify_msg_type, read.proto, read.SPI, read.notify_data)
 
     def encode(self) -> bytes:
         """The body."""
-        return struct.pack("!LBBH", DOI_IPSEC, self.protocol, len(self.spi), self.type) + self.spi + self.data
+        return pack_body(
+            ISAKMP_payload_Notify(
+                doi=DOI_IPSEC,
+                proto=self.protocol,
+                notify_msg_type=self.type,
+                SPI=self.spi,
+                notify_data=self.data,
+            )
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,20 +207,22 @@ class Delete:
         """Read a body. Raises MalformedError."""
         if len(body) < 8:
             raise MalformedError(f"delete payload: want 8 octets or more, got {len(body)}")
-        protocol, size, count = struct.unpack_from("!BBH", body, 4)
+        # Before scapy counts them: it makes SPIs of no octets at all.
+        size, count = body[5], int.from_bytes(body[6:8], "big")
         if size == 0 or len(body) != 8 + size * count:
             raise MalformedError(f"delete payload: {count} SPIs of {size} octets in {len(body) - 8}")
-        return cls(protocol, tuple(body[8 + size * n : 8 + size * (n + 1)] for n in range(count)))
+        read = read_body(ISAKMP_payload_Delete, body)
+        return cls(read.proto, tuple(read.SPIs))
 
     def encode(self) -> bytes:
         """The body."""
-        size = len(self.spis[0]) if self.spis else 0
-        return struct.pack("!LBBH", DOI_IPSEC, self.protocol, size, len(self.spis)) + b"".join(self.spis)
+        return pack_body(ISAKMP_payload_Delete(doi=DOI_IPSEC, proto=self.protocol, SPIs=list(self.spis)))
 
 
 def encode_nat_oa(address: Address, reserved: bytes = bytes(3)) -> bytes:
     """Body of a NAT-OA payload: id type, three octets that should be zero, address (RFC 3947 §5.2)."""
-    return bytes([ID_IPV4_ADDR if address.version == 4 else ID_IPV6_ADDR]) + reserved + address.packed
+    kind = ID_IPV4_ADDR if address.version == 4 else ID_IPV6_ADDR
+    return pack_body(layers.NatOa(IDtype=kind, reserved=reserved, address=str(address)))
 
 
 def parse_nat_oa(body: bytes) -> Address:
@@ -257,4 +234,4 @@ def parse_nat_oa(body: bytes) -> Address:
         raise MalformedError(f"NAT-OA payload: want an address, got {body[:4].hex() or 'nothing'}")
     if len(body) - 4 != _ADDRESS_TYPES[body[0]]:
         raise MalformedError(f"NAT-OA payload of type {body[0]}: {len(body) - 4} octets of address")
-    return ipaddress.ip_address(body[4:])
+    return ipaddress.ip_address(read_body(layers.NatOa, body).address)

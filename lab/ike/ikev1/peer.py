@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from ..action import Action, Event, InstallSa, Send
 from ..association import ChildSa
-from ..chain import HEADER, ZERO_SPI, Header, parse_chain
+from ..chain import HEADER_SIZE, ZERO_SPI, Header, parse_chain
 from ..deviation import IN, OUT
 from ..errors import AuthenticationError, ConfigurationError, IkeError, MalformedError
 from ..transport import Datagram, Endpoint, Kind, unwrap
@@ -138,7 +138,7 @@ class Ikev1Peer(Exchanges):
 
     def _take_message(self, octets: bytes, datagram: Datagram, now: float) -> list[Action]:
         header = Header.parse(octets)
-        body = octets[HEADER.size :]
+        body = octets[HEADER_SIZE:]
         if header.version >> 4 != 1:
             raise MalformedError(f"header: major version {header.version >> 4}, want 1")
         if header.initiator_spi == ZERO_SPI:
@@ -148,7 +148,7 @@ class Ikev1Peer(Exchanges):
             whole = self._reassembly.add(header, payloads[0].body)
             if whole is None:
                 return []
-            header, octets, body = Header.parse(whole), whole, whole[HEADER.size :]
+            header, octets, body = Header.parse(whole), whole, whole[HEADER_SIZE:]
             if header.next_payload == PayloadType.FRAGMENT and not header.flags & ENCRYPTED:
                 raise MalformedError("fragments: a fragment within fragments")
         sa = self.store.phase1s.get(header.initiator_spi)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hmac
-import struct
 
 from ..chain import Message, Payload
 from ..deviation import Float
@@ -16,7 +15,7 @@ from .ikesa import IkeSa
 from .informational import AbandonTask, FarewellTask
 from .init import float_ports, required
 from .numbers import AUTH_SHARED_KEY, Exchange, N, P
-from .payloads import Identity, Notify, parse_auth, parse_notifies
+from .payloads import Identity, Notify, pack_auth, parse_auth, parse_notifies
 from .sastate import State
 
 
@@ -26,7 +25,7 @@ def _auth_payload(sa: IkeSa) -> Payload:
         (sa.init_request, sa.nonce_r) if sa.initiator else (sa.init_response, sa.nonce_i)
     )  # fmt: skip
     data = sa.keys.auth(sa.config.secret, sa.initiator, sent, nonce, sa.config.local_id.body)
-    return Payload(P.AUTH, struct.pack("!B3x", AUTH_SHARED_KEY) + data)
+    return pack_auth(AUTH_SHARED_KEY, data)
 
 
 def _verify(sa: IkeSa, message: Message, id_type: P) -> None:

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import ipaddress
-import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
+
+from scapy.contrib.ikev2 import (
+    IKEv2_AUTH,
+    IKEv2_Delete,
+    IKEv2_KE,
+    IPv4TrafficSelector,
+    IPv6TrafficSelector,
+)
 
 from ..association import Selector
 from ..chain import Payload
 from ..errors import ConfigurationError, MalformedError
+from ..layer import chained, elements, linked, pack_body, read_body
+from . import layers
 from .numbers import ATTRIBUTE_KEY_LENGTH, FIRST_STATUS, PROTOCOL_NONE, P, notify_name
 
-_PROPOSAL = struct.Struct("!BBHBBBB")
-_TRANSFORM = struct.Struct("!BBHBBH")
-_SELECTOR = struct.Struct("!BBHHH")
-_SELECTOR_TYPES = {7: 4, 8: 16}
+_PROPOSAL, _TRANSFORM = 2, 3
+_FIXED_LENGTH = 0x8000
 
 ID_IPV4_ADDR, ID_FQDN, ID_RFC822_ADDR, ID_IPV6_ADDR, ID_KEY_ID = 1, 2, 3, 5, 11
 
@@ -45,64 +53,43 @@ class Proposal:
 
 def pack_sa(proposals: Iterable[Proposal]) -> Payload:
     """An SA payload."""
-    listed = list(proposals)
-    body = bytearray()
-    for index, proposal in enumerate(listed):
-        transforms = bytearray()
-        for place, transform in enumerate(proposal.transforms):
-            attribute = b""
-            if transform.key_bits is not None:
-                attribute = struct.pack("!HH", 0x8000 | ATTRIBUTE_KEY_LENGTH, transform.key_bits)
-            more = 3 if place + 1 < len(proposal.transforms) else 0
-            transforms += _TRANSFORM.pack(
-                more, 0, _TRANSFORM.size + len(attribute), transform.type, 0, transform.id
-            )
-            transforms += attribute
-        length = _PROPOSAL.size + len(proposal.spi) + len(transforms)
-        body += _PROPOSAL.pack(
-            2 if index + 1 < len(listed) else 0, 0, length, proposal.number, proposal.protocol,
-            len(proposal.spi), len(proposal.transforms),
-        )  # fmt: skip
-        body += proposal.spi + transforms
-    return Payload(P.SA, bytes(body))
+    listed = [
+        layers.Proposal(
+            proposal=proposal.number,
+            proto=proposal.protocol,
+            SPI=proposal.spi,
+            trans_nb=len(proposal.transforms),
+            trans=linked(map(_transform_layer, proposal.transforms), _TRANSFORM),
+        )
+        for proposal in proposals
+    ]
+    return Payload(P.SA, pack_body(layers.SecurityAssociation(prop=linked(listed, _PROPOSAL))))
+
+
+def _transform_layer(transform: Transform) -> Any:
+    attributes = b""
+    if transform.key_bits is not None:
+        attributes = (_FIXED_LENGTH | ATTRIBUTE_KEY_LENGTH).to_bytes(2, "big")
+        attributes += transform.key_bits.to_bytes(2, "big")
+    return layers.Transform(transform_type=transform.type, transform_id=transform.id, attributes=attributes)
 
 
 def parse_sa(payload: Payload) -> tuple[Proposal, ...]:
     """The proposals of an SA payload, at least one."""
-    body, offset, found = payload.body, 0, []
-    while True:
-        if offset + _PROPOSAL.size > len(body):
-            raise MalformedError(f"SA payload: no proposal at octet {offset}")
-        more, _, length, number, protocol, spi_size, count = _PROPOSAL.unpack_from(body, offset)
-        if length < _PROPOSAL.size + spi_size or offset + length > len(body) or more not in (0, 2):
-            raise MalformedError(f"SA payload: proposal {number} of length {length} at octet {offset}")
-        start = offset + _PROPOSAL.size
-        transforms = _parse_transforms(body[start + spi_size : offset + length])
-        if len(transforms) != count:
-            raise MalformedError(
-                f"SA payload: proposal {number} says {count} transforms, has {len(transforms)}"
-            )
-        found.append(Proposal(number, protocol, body[start : start + spi_size], transforms))
-        offset += length
-        if not more:
-            break
-    if offset != len(body):
-        raise MalformedError(f"SA payload: {len(body) - offset} octets after the last proposal")
-    return tuple(found)
+    listed = chained(read_body(layers.SecurityAssociation, payload.body), "prop", _PROPOSAL)
+    return tuple(_proposal(read) for read in listed)
 
 
-def _parse_transforms(octets: bytes) -> tuple[Transform, ...]:
-    found, offset = [], 0
-    while offset < len(octets):
-        if offset + _TRANSFORM.size > len(octets):
-            raise MalformedError("SA payload: a transform without its header")
-        _, _, length, kind, _, number = _TRANSFORM.unpack_from(octets, offset)
-        if length < _TRANSFORM.size or offset + length > len(octets):
-            raise MalformedError(f"SA payload: transform of length {length}")
-        attributes = octets[offset + _TRANSFORM.size : offset + length]
-        found.append(Transform(kind, number, _key_bits(attributes)))
-        offset += length
-    return tuple(found)
+def _proposal(read: Any) -> Proposal:
+    transforms = tuple(
+        Transform(listed.transform_type, listed.transform_id, _key_bits(listed.attributes))
+        for listed in chained(read, "trans", _TRANSFORM)
+    )
+    if len(transforms) != read.trans_nb:
+        raise MalformedError(
+            f"SA payload: proposal {read.proposal} says {read.trans_nb} transforms, has {len(transforms)}"
+        )
+    return Proposal(read.proposal, read.proto, read.SPI, transforms)
 
 
 def _key_bits(attributes: bytes) -> int | None:
@@ -110,25 +97,27 @@ def _key_bits(attributes: bytes) -> int | None:
     while offset < len(attributes):
         if offset + 4 > len(attributes):
             raise MalformedError("SA payload: an attribute of less than 4 octets")
-        kind, value = struct.unpack_from("!HH", attributes, offset)
+        kind = int.from_bytes(attributes[offset : offset + 2], "big")
+        value = int.from_bytes(attributes[offset + 2 : offset + 4], "big")
         offset += 4
-        if not kind & 0x8000:
+        if not kind & _FIXED_LENGTH:
             offset += value
-        elif kind & 0x7FFF == ATTRIBUTE_KEY_LENGTH:
+        elif kind & ~_FIXED_LENGTH == ATTRIBUTE_KEY_LENGTH:
             bits = value
     return bits
 
 
 def pack_ke(group: int, public: bytes) -> Payload:
     """A KE payload."""
-    return Payload(P.KE, struct.pack("!HH", group, 0) + public)
+    return Payload(P.KE, pack_body(IKEv2_KE(group=group, ke=public)))
 
 
 def parse_ke(payload: Payload) -> tuple[int, bytes]:
     """Group and public value."""
-    if len(payload.body) <= 4:
-        raise MalformedError(f"KE payload: {len(payload.body)} octets")
-    return int.from_bytes(payload.body[:2], "big"), payload.body[4:]
+    read = read_body(IKEv2_KE, payload.body)
+    if not read.ke:
+        raise MalformedError("KE payload: no public value")
+    return read.group, read.ke
 
 
 def parse_nonce(payload: Payload) -> bytes:
@@ -159,14 +148,15 @@ class Identity:
     @property
     def body(self) -> bytes:
         """The payload's body, which AUTH covers (RestOfInitIDPayload)."""
-        return struct.pack("!B3x", self.type) + self.value
+        return pack_body(layers.Identification(IDtype=self.type, ID=self.value))
 
     @classmethod
     def parse(cls, payload: Payload) -> Identity:
         """Of an IDi or IDr payload."""
-        if len(payload.body) < 5:
+        read = read_body(layers.Identification, payload.body)
+        if not read.ID:
             raise MalformedError(f"ID payload: {len(payload.body)} octets")
-        return cls(payload.body[0], payload.body[4:])
+        return cls(read.IDtype, read.ID)
 
     def __str__(self) -> str:
         if self.type in (ID_IPV4_ADDR, ID_IPV6_ADDR) and len(self.value) in (4, 16):
@@ -190,18 +180,18 @@ class Notify:
 
     def pack(self) -> Payload:
         """As a payload."""
-        return Payload(
-            P.NOTIFY, struct.pack("!BBH", self.protocol, len(self.spi), self.type) + self.spi + self.data
+        notification = layers.Notification(
+            proto=self.protocol, type=self.type, SPI=self.spi, notify=self.data
         )
+        return Payload(P.NOTIFY, pack_body(notification))
 
     @classmethod
     def parse(cls, payload: Payload) -> Notify:
         """Of a notify payload."""
-        body = payload.body
-        if len(body) < 4 or len(body) < 4 + body[1]:
-            raise MalformedError(f"notify payload: {len(body)} octets")
-        protocol, size, kind = struct.unpack_from("!BBH", body)
-        return cls(kind, body[4 + size :], protocol, body[4 : 4 + size])
+        read = read_body(layers.Notification, payload.body)
+        if len(read.SPI) != read.SPIsize:
+            raise MalformedError(f"notify payload: {len(payload.body)} octets do not hold its SPI")
+        return cls(read.type, read.notify, read.proto, read.SPI)
 
     def __str__(self) -> str:
         return notify_name(self.type)
@@ -216,63 +206,73 @@ def pack_delete(protocol: int, spis: Iterable[bytes] = ()) -> Payload:
     """A delete payload; without SPIs it means the IKE SA that carries it."""
     listed = list(spis)
     size = len(listed[0]) if listed else 0
-    return Payload(P.DELETE, struct.pack("!BBH", protocol, size, len(listed)) + b"".join(listed))
+    delete = IKEv2_Delete(proto=protocol, SPIsize=size, SPInum=len(listed), SPI=listed)
+    return Payload(P.DELETE, pack_body(delete))
 
 
 def parse_delete(payload: Payload) -> tuple[int, tuple[bytes, ...]]:
     """Protocol and SPIs."""
-    if len(payload.body) < 4:
-        raise MalformedError(f"delete payload: {len(payload.body)} octets")
-    protocol, size, count = struct.unpack_from("!BBH", payload.body)
-    spis = payload.body[4:]
-    if len(spis) != size * count:
-        raise MalformedError(f"delete payload: {count} SPIs of {size} octets in {len(spis)}")
-    return protocol, tuple(spis[index : index + size] for index in range(0, len(spis), size or 1))
+    body = payload.body
+    if len(body) < 4:
+        raise MalformedError(f"delete payload: {len(body)} octets")
+    # Before scapy counts them: it makes SPIs of no octets at all.
+    size, count = body[1], int.from_bytes(body[2:4], "big")
+    if len(body) - 4 != size * count or (count and not size):
+        raise MalformedError(f"delete payload: {count} SPIs of {size} octets in {len(body) - 4}")
+    read = read_body(IKEv2_Delete, body)
+    return read.proto, tuple(read.SPI)
+
+
+def pack_auth(method: int, data: bytes) -> Payload:
+    """An AUTH payload."""
+    return Payload(P.AUTH, pack_body(IKEv2_AUTH(auth_type=method, load=data)))
 
 
 def parse_auth(payload: Payload) -> tuple[int, bytes]:
     """Method and data of an AUTH payload."""
-    if len(payload.body) < 5:
+    read = read_body(IKEv2_AUTH, payload.body)
+    if not read.load:
         raise MalformedError(f"AUTH payload: {len(payload.body)} octets")
-    return payload.body[0], payload.body[4:]
+    return read.auth_type, read.load
 
 
 def pack_selectors(kind: int, selectors: Iterable[Selector]) -> Payload:
     """A TSi or TSr payload."""
-    listed = list(selectors)
-    body = bytearray(struct.pack("!B3x", len(listed)))
-    for selector in listed:
-        first, last = ipaddress.ip_address(selector.first), ipaddress.ip_address(selector.last)
-        size = len(first.packed)
-        body += _SELECTOR.pack(
-            7 if size == 4 else 8, selector.protocol, _SELECTOR.size + 2 * size, selector.first_port,
-            selector.last_port,
-        )  # fmt: skip
-        body += first.packed + last.packed
-    return Payload(kind, bytes(body))
+    listed = [_selector_layer(selector) for selector in selectors]
+    return Payload(kind, pack_body(layers.TrafficSelectors(traffic_selector=listed)))
+
+
+def _selector_layer(selector: Selector) -> Any:
+    common = {
+        "IP_protocol_ID": selector.protocol,
+        "start_port": selector.first_port,
+        "end_port": selector.last_port,
+    }
+    if ipaddress.ip_address(selector.first).version == 4:
+        return IPv4TrafficSelector(
+            starting_address_v4=selector.first, ending_address_v4=selector.last, **common
+        )
+    # Scapy's default length of this layer is that of half the addresses.
+    return IPv6TrafficSelector(
+        starting_address_v6=selector.first, ending_address_v6=selector.last, length=40, **common
+    )
 
 
 def parse_selectors(payload: Payload) -> tuple[Selector, ...]:
     """The selectors of a TSi or TSr payload; those of a type that is not known are left out."""
-    body = payload.body
-    if len(body) < 4:
-        raise MalformedError(f"TS payload: {len(body)} octets")
-    found, offset, count = [], 4, 0
-    while offset < len(body):
-        if offset + _SELECTOR.size > len(body):
-            raise MalformedError(f"TS payload: no selector at octet {offset}")
-        kind, protocol, length, first_port, last_port = _SELECTOR.unpack_from(body, offset)
-        size = _SELECTOR_TYPES.get(kind)
-        if offset + length > len(body) or length < _SELECTOR.size:
-            raise MalformedError(f"TS payload: selector of length {length} at octet {offset}")
-        if size is not None:
-            if length != _SELECTOR.size + 2 * size:
-                raise MalformedError(f"TS payload: selector of type {kind} and length {length}")
-            addresses = body[offset + _SELECTOR.size : offset + length]
-            first, last = ipaddress.ip_address(addresses[:size]), ipaddress.ip_address(addresses[size:])
-            found.append(Selector(str(first), str(last), protocol, first_port, last_port))
-        offset += length
-        count += 1
-    if count != body[0]:
-        raise MalformedError(f"TS payload says {body[0]} selectors, has {count}")
-    return tuple(found)
+    read = read_body(layers.TrafficSelectors, payload.body)
+    listed = elements(read, "traffic_selector")
+    if len(listed) != read.number_of_TSs:
+        raise MalformedError(f"TS payload says {read.number_of_TSs} selectors, has {len(listed)}")
+    return tuple(_selector(found) for found in listed if not isinstance(found, layers.UnknownSelector))
+
+
+def _selector(read: Any) -> Selector:
+    first, last = (
+        (read.starting_address_v4, read.ending_address_v4)
+        if isinstance(read, IPv4TrafficSelector)
+        else (read.starting_address_v6, read.ending_address_v6)
+    )
+    # Scapy writes some IPv6 addresses with an IPv4 one at the end.
+    first, last = (str(ipaddress.ip_address(address)) for address in (first, last))
+    return Selector(first, last, read.IP_protocol_ID, read.start_port, read.end_port)

@@ -6,9 +6,12 @@ import hmac
 import os
 from dataclasses import dataclass, field
 
-from ..chain import GENERIC, HEADER, Header, Message, pack_chain, parse_chain
+from scapy.contrib.ikev2 import IKEv2_Encrypted, IKEv2_Encrypted_Fragment
+
+from ..chain import GENERIC_SIZE, HEADER_SIZE, Header, Message, pack_chain, parse_chain
 from ..crypto import INTEGRITIES, cbc_decrypt, cbc_encrypt, gcm_decrypt, gcm_encrypt, icv
 from ..errors import AuthenticationError, CryptoError, MalformedError
+from ..layer import read_body
 from .keymat import IkeKeys
 from .numbers import P
 
@@ -19,7 +22,7 @@ MAX_FRAGMENTS = 255
 def seal(message: Message, keys: IkeKeys, by_initiator: bool) -> bytes:
     """A whole message with all its payloads in one encrypted payload; `by_initiator` is the original one."""
     first, chain = pack_chain(message.payloads)
-    return _sealed(message, keys, by_initiator, P.SK, first, chain, b"")
+    return _sealed(message, keys, by_initiator, first, chain)
 
 
 def seal_fragments(message: Message, keys: IkeKeys, by_initiator: bool, limit: int) -> list[bytes]:
@@ -29,10 +32,10 @@ def seal_fragments(message: Message, keys: IkeKeys, by_initiator: bool, limit: i
     """
     first, chain = pack_chain(message.payloads)
     kind = keys.suite.encryption.kind
-    if len(whole := _sealed(message, keys, by_initiator, P.SK, first, chain, b"")) <= limit:
+    if len(whole := _sealed(message, keys, by_initiator, first, chain)) <= limit:
         return [whole]
     tag = kind.icv_length or INTEGRITIES[keys.suite.integrity].icv_length
-    room = limit - HEADER.size - GENERIC.size - _FRAGMENT - kind.iv_length - tag
+    room = limit - HEADER_SIZE - GENERIC_SIZE - _FRAGMENT - kind.iv_length - tag
     room = room // kind.block * kind.block - 1
     if room < 1:
         raise CryptoError(f"fragmentation: {limit} octets leave no room for data")
@@ -40,29 +43,37 @@ def seal_fragments(message: Message, keys: IkeKeys, by_initiator: bool, limit: i
     if len(parts) > MAX_FRAGMENTS:
         raise CryptoError(f"fragmentation: {len(parts)} fragments are more than {MAX_FRAGMENTS}")
     return [
-        _sealed(
-            message, keys, by_initiator, P.SKF, first if number == 1 else 0, part,
-            number.to_bytes(2, "big") + len(parts).to_bytes(2, "big"),
-        )
+        _sealed(message, keys, by_initiator, first if number == 1 else 0, part, (number, len(parts)))
         for number, part in enumerate(parts, 1)
-    ]  # fmt: skip
+    ]
 
 
 def _sealed(
-    message: Message, keys: IkeKeys, by_initiator: bool, kind: int, first: int, chain: bytes, prefix: bytes
+    message: Message,
+    keys: IkeKeys,
+    by_initiator: bool,
+    first: int,
+    chain: bytes,
+    fragment: tuple[int, int] | None = None,
 ) -> bytes:
+    """`chain` in an encrypted payload, or in an encrypted fragment of this number and total."""
     suite = keys.suite
     sizes = suite.encryption.kind
     key = keys.sk_ei if by_initiator else keys.sk_er
     pad = -(len(chain) + 1) % sizes.block
     plaintext = chain + bytes(pad) + bytes((pad,))
     tag = sizes.icv_length or INTEGRITIES[suite.integrity].icv_length
-    body = len(prefix) + sizes.iv_length + len(plaintext) + tag
-    clear = (
-        message.header(kind, HEADER.size + GENERIC.size + body).pack()
-        + GENERIC.pack(first, 0, GENERIC.size + body)
-        + prefix
-    )
+    length = GENERIC_SIZE + sizes.iv_length + len(plaintext) + tag
+    if fragment is None:
+        kind, head = P.SK, IKEv2_Encrypted(next_payload=first, length=length)
+    else:
+        length += _FRAGMENT
+        number, total = fragment
+        kind = P.SKF
+        head = IKEv2_Encrypted_Fragment(
+            next_payload=first, length=length, frag_number=number, frag_total=total
+        )
+    clear = message.header(kind, HEADER_SIZE + length).pack() + bytes(head)
     iv = os.urandom(sizes.iv_length)
     if suite.encryption.is_aead:
         return clear + iv + gcm_encrypt(key, iv, plaintext, clear)
@@ -92,7 +103,7 @@ def open_sealed(octets: bytes, keys: IkeKeys, by_initiator: bool) -> Opened:
     or padding are wrong. `by_initiator` says that the original initiator sent it.
     """
     header = Header.parse(octets)
-    payloads = parse_chain(header.next_payload, octets[HEADER.size :], last=(P.SK, P.SKF))
+    payloads = parse_chain(header.next_payload, octets[HEADER_SIZE:], last=(P.SK, P.SKF))
     if not payloads or payloads[-1].type not in (P.SK, P.SKF):
         raise MalformedError("no encrypted payload")
     sealed = payloads[-1]
@@ -102,7 +113,8 @@ def open_sealed(octets: bytes, keys: IkeKeys, by_initiator: bool) -> Opened:
     prefix = 0
     if sealed.type == P.SKF:
         prefix = _FRAGMENT
-        number, total = int.from_bytes(sealed.body[:2], "big"), int.from_bytes(sealed.body[2:4], "big")
+        fragment = read_body(IKEv2_Encrypted_Fragment, sealed.body)
+        number, total = fragment.frag_number, fragment.frag_total
     tag = sizes.icv_length or INTEGRITIES[suite.integrity].icv_length
     if len(sealed.body) < prefix + sizes.iv_length + tag + 1:
         raise MalformedError(f"encrypted payload: {len(sealed.body)} octets")

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import ipaddress
 
+from scapy.contrib.ikev2 import IKEv2_Notify
+
+from ..chain import Payload
 from ..errors import MalformedError
-from .numbers import N
+from ..layer import pack_body, read_body
+from .numbers import N, P
 from .payloads import Notify
 
 MAX_REDIRECTS = 5
@@ -15,20 +19,20 @@ _LENGTHS = {1: 4, 2: 16}
 """Gateway identity types of addresses; 3, a name, would need a resolver."""
 
 
-def _identity(address: str) -> bytes:
-    packed = ipaddress.ip_address(address).packed
-    kind = next(kind for kind, length in _LENGTHS.items() if length == len(packed))
-    return bytes((kind, len(packed))) + packed
+def _data(kind: N, gateway: str, **nonce: bytes) -> bytes:
+    family = ipaddress.ip_address(gateway).version
+    notify = IKEv2_Notify(proto=0, type=kind, gw_id_type=1 if family == 4 else 2, gw_id=gateway, **nonce)
+    return Notify.parse(Payload(P.NOTIFY, pack_body(notify))).data
 
 
 def redirect(gateway: str, nonce: bytes) -> Notify:
     """REDIRECT to the address `gateway`; `nonce` is that of the request."""
-    return Notify(N.REDIRECT, _identity(gateway) + nonce)
+    return Notify(N.REDIRECT, _data(N.REDIRECT, gateway, nonce=nonce))
 
 
 def redirected_from(gateway: str) -> Notify:
     """REDIRECTED_FROM, which tells the new gateway the address of the old one."""
-    return Notify(N.REDIRECTED_FROM, _identity(gateway))
+    return Notify(N.REDIRECTED_FROM, _data(N.REDIRECTED_FROM, gateway))
 
 
 def parse_redirect(data: bytes) -> tuple[str, bytes]:
@@ -38,4 +42,5 @@ def parse_redirect(data: bytes) -> tuple[str, bytes]:
     kind, length = data[0], data[1]
     if _LENGTHS.get(kind) != length:
         raise MalformedError(f"REDIRECT: gateway identity of type {kind} and {length} octets is no address")
-    return str(ipaddress.ip_address(data[2 : 2 + length])), data[2 + length :]
+    read = read_body(IKEv2_Notify, Notify(N.REDIRECT, data).pack().body)
+    return str(ipaddress.ip_address(read.gw_id)), read.nonce

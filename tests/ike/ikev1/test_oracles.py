@@ -1,13 +1,13 @@
-"""Our messages as tshark and scapy understand them: they share no code with ours."""
+"""Our messages as Wireshark and lab.capture understand them: they share no code with ours."""
 
 import shutil
 import subprocess
 
 import pytest
 from scapy.layers.inet import IP, UDP
-from scapy.layers.isakmp import ISAKMP, ISAKMP_payload_Nonce, ISAKMP_payload_SA, ISAKMP_payload_VendorID
 from scapy.utils import wrpcap
 
+from lab.capture.ikemessage import IkeMessage
 from lab.ike.ikev1.suites import AES128, AES256, TRIPLE_DES, Phase1Suite
 from lab.ike.keys import IKEV1_TABLE, ikev1_line
 from lab.ike.versions import by_name
@@ -73,18 +73,12 @@ def test_encapsulation_mode_on_the_wire(play, tmp_path, name, mode):
     assert rows[7][0].split(",") == [mode]
 
 
-def test_scapy_reads_our_first_message(play):
+def test_another_dissector_reads_our_first_messages(play):
+    """The one of lab.capture, which shares no code with lab.ike: neither ours nor scapy's layers."""
     played = play(both={"nat_t": (by_name("rfc3947"), by_name("draft-02n"))}).up()
-    first = ISAKMP(played.seen[0].payload)
-    assert first.exch_type == 2
-    assert first.length == len(played.seen[0].payload)
-    transforms = dict(first[ISAKMP_payload_SA].prop.trans.transforms)
-    assert transforms["Encryption"] == "AES-CBC"
-    assert transforms["KeyLength"] == 128
-    assert transforms["Authentication"] == "PSK"
-    vendor_ids, layer = [], first.getlayer(ISAKMP_payload_VendorID)
-    while layer:
-        vendor_ids.append(bytes(layer.VendorID))
-        layer = layer.payload.getlayer(ISAKMP_payload_VendorID)
-    assert vendor_ids[:2] == [by_name("rfc3947").vendor_id, by_name("draft-02n").vendor_id]
-    assert len(ISAKMP(played.seen[2].payload)[ISAKMP_payload_Nonce].nonce) == 32
+    first, _, third = (IkeMessage.parse(datagram.payload) for datagram in played.seen[:3])
+    assert (first.exchange, first.length) == ("main mode", len(played.seen[0].payload))
+    assert first.phase1_hashes == ("sha256",)
+    assert first.vendor_ids[:2] == (by_name("rfc3947").vendor_id, by_name("draft-02n").vendor_id)
+    assert [payload.type for payload in third.payloads] == [4, 10, 20, 20]
+    assert [len(natd.hash) for natd in third.nat_d] == [32, 32]

@@ -1,24 +1,26 @@
-"""Payload bodies: round trips, refusals, scapy's layers as the judge, and what a real charon has sent."""
+"""Payload bodies: round trips, refusals, Wireshark as the judge, and what a real charon has sent."""
 
 from __future__ import annotations
 
 import contextlib
 import ipaddress
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scapy.contrib import ikev2 as scapy_ikev2
-from scapy.layers.inet import UDP
-from scapy.utils import rdpcap
+from scapy.layers.inet import IP, UDP
+from scapy.utils import rdpcap, wrpcap
 
 from lab.ike.association import Selector
-from lab.ike.chain import HEADER, Header, Message, Payload, parse_chain
+from lab.ike.chain import HEADER_SIZE, Header, Message, Payload, parse_chain
 from lab.ike.errors import ConfigurationError, MalformedError
 from lab.ike.ikev2 import payloads as p
 from lab.ike.ikev2.nat import detect
 from lab.ike.ikev2.numbers import PROTOCOL_ESP, PROTOCOL_IKE, N, P, T
+from lab.ike.ikev2.redirect import redirect
 from lab.ike.ikev2.suites import EspSuite, IkeSuite, choose_esp, choose_ike, supported_groups
 from lab.ike.transport import Endpoint
 
@@ -32,7 +34,7 @@ proposals = st.builds(
     st.integers(1, 255),
     st.sampled_from([PROTOCOL_IKE, PROTOCOL_ESP]),
     st.sampled_from([b"", b"spi4", b"8 octets"]),
-    st.lists(transforms, max_size=4).map(tuple),
+    st.lists(transforms, min_size=1, max_size=4).map(tuple),
 )
 ports = st.integers(0, 0xFFFF)
 
@@ -102,7 +104,8 @@ def test_identities(text: str, kind: int, value: bytes) -> None:
         p.Identity.of("")
 
 
-def test_scapy_reads_what_we_write() -> None:
+@pytest.mark.skipif(shutil.which("tshark") is None, reason="needs tshark")
+def test_wireshark_reads_what_we_write(tmp_path: Path) -> None:
     suite, esp = IkeSuite.of("aes128-sha256-ecp256"), EspSuite.of("aes256gcm16", esn=True)
     message = Message(
         b"i" * 8, b"r" * 8, 0x20, 34, 0x08, 7,
@@ -111,39 +114,66 @@ def test_scapy_reads_what_we_write() -> None:
             p.pack_ke(19, bytes(64)),
             Payload(P.NONCE, bytes(32)),
             p.Notify(N.REKEY_SA, b"", PROTOCOL_ESP, b"old!").pack(),
-            p.pack_selectors(P.TSI, [Selector.of("10.0.0.0/8", 17, 53)]),
+            redirect("203.0.113.9", b"nonce").pack(),
+            p.pack_selectors(P.TSI, [Selector.of("10.0.0.0/8", 17, 53), Selector.of("2001:db8::/32")]),
             p.pack_delete(PROTOCOL_ESP, [b"1234", b"5678"]),
         ),
     )  # fmt: skip
-    read = scapy_ikev2.IKEv2(message.pack())
-    assert (read.init_SPI, read.id, read.exch_type, read.length) == (b"i" * 8, 7, 34, len(message.pack()))
-    first = read[scapy_ikev2.IKEv2_Proposal]
-    assert (first.proposal, first.proto, first.trans_nb) == (1, 1, 4)
-    kinds = []
-    transform = first.trans
-    while isinstance(transform, scapy_ikev2.IKEv2_Transform):
-        kinds.append((transform.transform_type, transform.transform_id))
-        transform = transform.payload
-    assert kinds == [(T.ENCR, 12), (T.INTEG, 12), (T.PRF, 5), (T.DH, 19)]
-    assert first.trans.key_length == 128
-    assert read[scapy_ikev2.IKEv2_KE].group == 19
-    assert read[scapy_ikev2.IKEv2_Nonce].nonce == bytes(32)
-    notify = read[scapy_ikev2.IKEv2_Notify]
-    assert (notify.type, notify.proto, notify.SPI) == (N.REKEY_SA, 3, b"old!")
-    selector = read[scapy_ikev2.IKEv2_TSi].traffic_selector[0]
-    assert (selector.starting_address_v4, selector.ending_address_v4) == ("10.0.0.0", "10.255.255.255")
-    assert (selector.IP_protocol_ID, selector.start_port, selector.end_port) == (17, 53, 53)
+    capture = tmp_path / "message.pcap"
+    wrpcap(str(capture), IP() / UDP(sport=500, dport=500) / message.pack())
+    due = {
+        "isakmp.ispi": ["69" * 8],
+        "isakmp.exchangetype": ["34"],
+        "isakmp.messageid": ["0x00000007"],
+        "isakmp.typepayload": [
+            "33",
+            "2",
+            "3",
+            "3",
+            "3",
+            "3",
+            "2",
+            "3",
+            "3",
+            "34",
+            "40",
+            "41",
+            "41",
+            "44",
+            "42",
+        ],
+        "isakmp.prop.number": ["1", "2"],
+        "isakmp.prop.protoid": ["1", "3"],
+        "isakmp.spi": [b"spi!".hex(), b"old!".hex()],
+        "isakmp.tf.type": ["1", "3", "2", "4", "1", "5"],
+        "isakmp.tf.id.encr": ["12", "20"],
+        "isakmp.ike2.attr.key_length": ["128", "256"],
+        "isakmp.key_exchange.dh_group": ["19"],
+        "isakmp.notify.msgtype": ["16393", "16407"],
+        "isakmp.notify.data.redirect.new_resp_gw_ident.ipv4": ["203.0.113.9"],
+        "isakmp.notify.data.redirect.nonce_data": [b"nonce".hex()],
+        "isakmp.ts.start_ipv4": ["10.0.0.0"],
+        "isakmp.ts.end_ipv4": ["10.255.255.255"],
+        "isakmp.ts.end_ipv6": ["2001:db8:ffff:ffff:ffff:ffff:ffff:ffff"],
+        "isakmp.ts.start_port": ["53", "0"],
+        "isakmp.ts.protoid": ["17", "0"],
+        "isakmp.delete.spi": [b"1234".hex(), b"5678".hex()],
+        "_ws.malformed": [""],
+    }
+    argv = ["tshark", "-r", str(capture), "-T", "fields", "-E", "separator=|"]
+    argv += [word for field in due for word in ("-e", field)]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=30, check=True)
+    read = [value.split(",") for value in done.stdout.rstrip("\n").split("|")]
+    assert dict(zip(due, read, strict=True)) == due
 
 
-def test_we_read_what_scapy_writes() -> None:
-    written = bytes(
-        scapy_ikev2.IKEv2(init_SPI=b"i" * 8, exch_type=34, flags=8)
-        / scapy_ikev2.IKEv2_Nonce(nonce=bytes(20))
-        / scapy_ikev2.IKEv2_Notify(type=16388, notify=b"h" * 20)
+def test_octets_of_an_sa_with_an_spi() -> None:
+    proposal = EspSuite.of("aes128-sha256").proposal(1, b"\xc0\xff\xee\x01", False)
+    body = bytes.fromhex(
+        "00000028 01 03 04 03 c0ffee010300000c 0100000c 800e008003000008 0300000c00000008 05000000"
     )
-    message = Message.parse(written)
-    assert p.parse_nonce(message.payloads[0]) == bytes(20)
-    assert p.parse_notifies(message.payloads) == (p.Notify(N.NAT_DETECTION_SOURCE_IP, b"h" * 20),)
+    assert p.pack_sa([proposal]) == Payload(P.SA, body)
+    assert p.parse_sa(Payload(P.SA, body)) == (proposal,)
 
 
 def captured() -> list[tuple[Endpoint, Endpoint, bytes]]:
@@ -178,7 +208,7 @@ def test_a_real_charon_is_understood() -> None:
     types = {notify.type for notify in p.parse_notifies(request.payloads)}
     assert N.IKEV2_FRAGMENTATION_SUPPORTED in types
     for (_, _, octets), header in zip(messages[2:], headers[2:], strict=True):
-        (sealed,) = parse_chain(header.next_payload, octets[HEADER.size :], last=(P.SK,))
+        (sealed,) = parse_chain(header.next_payload, octets[HEADER_SIZE:], last=(P.SK,))
         assert sealed.type == P.SK
 
 
