@@ -6,6 +6,7 @@ tells it by PF_KEY what to encapsulate.
 
 from __future__ import annotations
 
+import ipaddress
 import sys
 from dataclasses import replace
 from functools import partial
@@ -118,7 +119,8 @@ class ScriptedNatt(Natt):
         end, connection = self.endpoint, self.connection
         nets: dict[str, Any] = {}
         if connection.mode != TRANSPORT:
-            nets = {"local_net": network(end.inner), "remote_net": network(end.remote_inner)}
+            remote = _around(network(end.remote_inner), *map(network, end.further_inner))
+            nets = {"local_net": network(end.inner), "remote_net": remote}
         versions = () if connection.encapsulation == OFF else tuple(map(by_name, self._nat_t))
         aggressive = connection.version == IKEV1_AGGRESSIVE
         return Ikev1Peer(
@@ -341,6 +343,14 @@ class ScriptedNatt(Natt):
     @property
     def _pfkey_path(self) -> Path:
         return self.endpoint.node.scratch / "pfkey"
+
+
+def _around(first: str, *others: str) -> str:
+    """The smallest network that holds all of them: IKEv1 knows one."""
+    common = ipaddress.ip_network(first)
+    while not all(ipaddress.ip_network(other).subnet_of(common) for other in others):  # type: ignore[arg-type]
+        common = common.supernet()
+    return str(common)
 
 
 def _v2_suite(suite: EspSuite) -> v2_suites.EspSuite:
