@@ -16,6 +16,7 @@ from lab.capture.recorder import CapturePoint, Recorder
 from lab.capture.seen import Ports
 from lab.net import topology_file
 from lab.net.topology import Topology
+from lab.nodes.crash import core_dumps, crashes
 from lab.nodes.network import Network
 from lab.nodes.proof import prove
 from lab.peers import traffic
@@ -229,6 +230,10 @@ class Cell:
             if side in self._peers:
                 self._peers[side].stop()
 
+    def crashes(self) -> list[str]:
+        """Signs that programs left of having crashed, one sentence each; complete once the peers stopped."""
+        return [text for node in self.network.nodes.values() for text in crashes(node)]
+
     def describe_nats(self) -> str:
         """The NATs in words, for a report; empty where there is none."""
         return "; ".join(
@@ -243,6 +248,11 @@ class Cell:
         for side, peer in self._peers.items():
             for path in peer.logs():
                 target = folder / side / path.name
+                target.parent.mkdir(exist_ok=True)
+                shutil.copyfile(path, target)
+        for node in self.network.nodes.values():
+            for path in core_dumps(node):
+                target = folder / node.name / path.name
                 target.parent.mkdir(exist_ok=True)
                 shutil.copyfile(path, target)
         for name in self.topology.nats:

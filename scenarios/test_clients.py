@@ -1,8 +1,5 @@
 """Several initiators behind one NAT, to one responder."""
 
-import os
-import signal
-
 from lab.capture.expect import expect
 from lab.cell import Cell
 from lab.ike.ikev2.config import Retransmission
@@ -100,7 +97,7 @@ def a_client_that_dies_takes_nobody_along(cell: Cell) -> None:
         cell.peer(name).connect()
     expect_all_served(cell)
     stays = cell.peer("left2").inbound_spis()
-    os.kill(cell.left.pid, signal.SIGKILL)
+    cell.left.kill()
     wait_until(lambda: len(cell.right.inbound_spis()) == 1, "liveness to remove the dead client's SA", 8)
     cell.ping(3, side="left2")
     cell.ping_back(3, side="left2")
