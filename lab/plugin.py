@@ -195,13 +195,19 @@ def cell(request: pytest.FixtureRequest) -> Iterator[Cell]:
         with opened(item.spec, folder, item.seed) as made:
             item.tell(nat=made.describe_nats())
             yield made
+            is_kept = trial.is_of_interest or request.config.getoption("--keep-evidence")
+            if is_kept:
+                made.keep_state()
             made.stop_peers()
             crashes = made.crashes()
             if made.has_drawn:
                 item.tell(rerun=f"{item.rerun} --seed {item.seed}")
-            if trial.is_of_interest or crashes or request.config.getoption("--keep-evidence"):
-                made.save_evidence(request.config.stash[_folder_key].path / trial.evidence_folder)
+            evidence = request.config.stash[_folder_key].path / trial.evidence_folder
+            if is_kept or crashes:
+                made.save_evidence(evidence)
                 trial.add_evidence()
+            if is_kept or crashes or request.config.getoption("--full-report"):
+                made.record(not (trial.current.verdict.is_bad or crashes)).write(evidence)
             if crashes:
                 raise ProgramCrashError("\n".join(crashes))
     finally:
