@@ -17,8 +17,8 @@ from _pytest.runner import runtestprotocol
 
 from lab.cell import Cell, opened
 from lab.net import scratch, topology_file
+from lab.net.keeper import die_with_parent
 from lab.net.model import TopologyError
-from lab.net.processes import die_with_parent
 from lab.nodes.crash import ProgramCrashError
 from lab.peers.registry import PEERS
 from lab.report.clock import utc

@@ -106,7 +106,7 @@ class NamespaceNode:
         label = name if name not in taken else f"{name}-{next(self._starts)}"
         stdout, stderr = self.scratch / f"{label}.stdout", self.scratch / f"{label}.stderr"
         with stdout.open("wb") as out, stderr.open("wb") as err:
-            process = self._processes.spawn(
+            process = self._processes.start(
                 argv, self.namespace, stdout=out, stderr=err, env=env, cwd=cwd or self.scratch
             )
         with suppress(ProcessLookupError, PermissionError):

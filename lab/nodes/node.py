@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 from lab.net.errors import NetworkError
+from lab.net.processes import Process
 
 
 @dataclass(frozen=True)
@@ -35,9 +36,7 @@ class Completed:
 class Program:
     """A long-lived program on a node. `pid` is its process id as this process sees it."""
 
-    def __init__(
-        self, name: str, argv: Sequence[str], process: subprocess.Popen[bytes], stdout: Path, stderr: Path
-    ) -> None:
+    def __init__(self, name: str, argv: Sequence[str], process: Process, stdout: Path, stderr: Path) -> None:
         self.name = name
         self.argv = tuple(argv)
         self.stdout = stdout
