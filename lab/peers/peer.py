@@ -9,6 +9,7 @@ from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+from lab.ike.ikev2.config import Retransmission
 from lab.net.model import Family
 from lab.nodes.node import Node, Program
 from lab.peers.suite import EspSuite, esp_suite
@@ -84,6 +85,9 @@ class Connection:
     0 never asks."""
     child_lifetime: float = 0.0
     """Seconds after which an end rekeys a child SA by itself; 0 leaves that to the other end."""
+    retransmission: Retransmission | None = None
+    """When requests are sent again, and how often before the other end counts as gone; None for the peer's
+    own habit."""
     mobike: bool = True
     secret: str = "nat-traversal-lab"
     inner_family: Family = 4
@@ -193,6 +197,7 @@ OPTIONS = (
     "pfkey",
     "liveness",
     "child_lifetime",
+    "retransmission",
     "start_on_nat_t",
     "nat_t",
     "deviations",

@@ -59,7 +59,7 @@ class ScriptedNatt(Natt):
     capabilities = replace(
         Natt.capabilities,
         options=frozenset({"inner_family", "nat_t_port", "nat_t", "deviations", "ike"})
-        | {"liveness", "child_lifetime", "start_on_nat_t", "pf_key"},
+        | {"liveness", "child_lifetime", "retransmission", "start_on_nat_t", "pf_key"},
         features=Natt.capabilities.features - {"several-children", "nat-oa", "udp-checksum"},
     )
 
@@ -76,6 +76,9 @@ class ScriptedNatt(Natt):
         super().check(connection)
         if connection.child_lifetime and connection.version != IKEV2:
             raise UnsupportedError(cls.name, "child_lifetime with IKEv1")
+        patience = connection.retransmission
+        if patience is not None and patience.factor != 2 and connection.version != IKEV2:
+            raise UnsupportedError(cls.name, "retransmission with IKEv1 by another factor than 2")
         try:
             _v2_suite(connection.suites[0]) if connection.version == IKEV2 else _v1_suite(
                 connection.suites[0]
@@ -111,6 +114,7 @@ class ScriptedNatt(Natt):
                 mobike=connection.mobike,
                 liveness=connection.liveness,
                 child_lifetime=connection.child_lifetime,
+                retransmission=connection.retransmission or v2.Retransmission(),
                 **connection.ike,
             ),
             self._deviations,
@@ -119,9 +123,12 @@ class ScriptedNatt(Natt):
     def _ikev1(self) -> Ikev1Peer:
         end, connection = self.endpoint, self.connection
         nets: dict[str, Any] = {}
+        timing: dict[str, Any] = {}
         if connection.mode != TRANSPORT:
             remote = _around(network(end.remote_inner), *map(network, end.further_inner))
             nets = {"local_net": network(end.inner), "remote_net": remote}
+        if (patience := connection.retransmission) is not None:
+            timing = {"retransmit_after": patience.first, "retransmissions": patience.tries - 1}
         versions = () if connection.encapsulation == OFF else tuple(map(by_name, self._nat_t))
         aggressive = connection.version == IKEV1_AGGRESSIVE
         return Ikev1Peer(
@@ -140,6 +147,7 @@ class ScriptedNatt(Natt):
                 natt_port=connection.nat_t_port,
                 dpd_delay=connection.liveness or None,
                 **nets,
+                **timing,
                 **connection.ike,
             ),
             self._deviations,
