@@ -53,7 +53,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--reports", default="reports", metavar="DIR", help="where reports go (default: %(default)s)"
     )
-    group.addoption("--full-report", action="store_true", help="also write junit.xml and results.json there")
+    group.addoption(
+        "--full-report", action="store_true", help="also write results.json, junit.xml and summary.md there"
+    )
     group.addoption("--no-retry", action="store_true", help="do not try a failed cell a second time")
     group.addoption("--seed", type=int, metavar="N",
                     help="of what the lab draws by chance (default: another one each time)")  # fmt: skip
@@ -64,7 +66,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
-    """Prepare the selection and, on the controller, the report: before pytest looks for --junitxml."""
+    """Prepare the selection and, on the controller, the report."""
     config.stash[_selection_key] = Selection(
         cells=tuple(config.getoption("--cells")),
         peers=tuple(config.getoption("--peer")),
@@ -85,8 +87,6 @@ def pytest_configure(config: pytest.Config) -> None:
         seed = config.getoption("--seed")
         config.stash[_seed_key] = secrets.randbits(32) if seed is None else seed
         full = config.getoption("--full-report")
-        if full and not config.option.xmlpath:
-            config.option.xmlpath = str(folder.path / "junit.xml")
         config.pluginmanager.register(
             Gatherer(config, folder, full, config.stash[_seed_key]), "nattlab-gatherer"
         )
