@@ -12,7 +12,7 @@ from lab.capture.packets import Packets
 from lab.capture.seen import Seen
 from lab.cell import Cell
 from lab.natt.ip import build_ip, build_udp
-from lab.peers.peer import IKEV1_MAIN, IKEV2, MANUAL, NAT_T_PORT
+from lab.peers.peer import FORCE, IKEV1_MAIN, IKEV2, MANUAL, NAT_T_PORT
 from lab.scenario import scenario
 from lab.wait import wait_until
 from scenarios.injection import inject
@@ -81,6 +81,26 @@ def a_rekey_leaves_no_gap(cell: Cell) -> None:
         later - earlier > 0.8 * INTERVAL for earlier, later in zip(times, times[streams:], strict=False)
     ), f"more than {streams} streams: {times}"
     cell.ping_back()
+
+
+@scenario(
+    "B05",
+    topologies=("direct",),
+    versions=(IKEV1_MAIN, IKEV2),
+    features=("ike", "keepalive"),
+    pairs=SAME,
+    encapsulation=FORCE,
+    keepalive=INTERVAL,
+)
+def esp_in_udp_without_a_nat_needs_no_keepalive(cell: Cell) -> None:
+    cell.up()
+    cell.ping()
+    spis = cell.left.inbound_spis()
+    cell.left.rekey_child()
+    wait_until(lambda: cell.left.inbound_spis() - spis, "a new child SA")
+    cell.watch_for(2.2 * INTERVAL, lambda seen: seen.keepalives)
+    expect(cell.seen.keepalives).none()
+    expect(cell.seen.esp_in_udp).some()
 
 
 @scenario("KA-15", versions=(IKEV2,), features=("ike", "keepalive"), pairs=SAME)

@@ -157,7 +157,11 @@ class KeyManager:
         new_mapping = getattr(self.machine, "new_mapping", None)
         address, port = message.find(Ext.ADDRESS_DST, Address), message.find(Ext.X_NAT_T_DPORT, NatTPort)
         spi = _spi_of(message)
-        if new_mapping is not None and address is not None and port is not None and spi is not None:
+        if new_mapping is None or address is None or port is None or spi is None:
+            return
+        known = {child.inbound.spi: child.inbound.source.address for child in self.children}
+        # No dialect that tells of mappings gives a live SA another address and keeps its sequence numbers.
+        if known.get(spi) == address.sockaddr.address:
             self._act(new_mapping(spi, Endpoint.of(address.sockaddr.address, port.port), time.monotonic()))
 
     def _act(self, actions: list[Action]) -> None:
