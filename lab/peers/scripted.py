@@ -302,6 +302,10 @@ class ScriptedNatt(Natt):
         machine = self.machine
         self.manager.do(machine.check_alive if isinstance(machine, Ikev2Peer) else machine.dpd)
 
+    def is_alive(self) -> bool:
+        """Whether nattd runs and its key manager has not failed."""
+        return super().is_alive() and self.manager.failure is None
+
     @property
     def has_ike(self) -> bool:
         """Whether an IKE SA is established here."""

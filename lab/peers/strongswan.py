@@ -256,10 +256,17 @@ class StrongSwan(Peer):
         if connection != self.connection:
             super().renew(connection)
             return
-        if self.sas():
-            with self._told("end its SAs"):
-                for _ in self._session.terminate({"ike": "lab", "force": "yes"}):
+        with self._told("end its SAs"):
+            wait_until(self._has_ended_all, lambda: f"charon to end its SAs; it has {self.sas()}")
+
+    def _has_ended_all(self) -> bool:
+        """End every IKE SA there is, also half-open ones; whether none is left."""
+        for sa in self.sas():
+            # One that ends by itself meanwhile cannot be found any more.
+            with contextlib.suppress(vici.exception.CommandException):
+                for _ in self._session.terminate({"ike-id": sa["uniqueid"], "force": "yes", "timeout": "-1"}):
                     pass
+        return not self.sas()
 
     def connect(self) -> None:
         """Initiate the IKE SA and its children; returns when all are installed here."""
