@@ -7,6 +7,7 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Callable
 from types import FrameType
 
 from .association import packed
@@ -43,7 +44,8 @@ class Daemon:
         self._loop = EventLoop()
         # Routes that would catch outer packets too go into a table that marked packets do not see; a key
         # manager may ask for any.
-        marked = options.pfkey is not None or any(
+        self._serves_keys = options.pfkey is not None or options.adopts
+        marked = self._serves_keys or any(
             packed(sa.destination) in policy.selector.destination
             for policy in config.policies
             for sa in config.associations
@@ -53,9 +55,26 @@ class Daemon:
         self._host = LocalHost(self._encapsulator, self._loop)
         self._control: ControlServer | None = None
         self._pfkey: PfKeySocket | None = None
+        self.overheard: Callable[[int, bool, bytes], None] = lambda pid, own, octets: None
+        """Set before the start it gets every PF_KEY message, see PfKeySocket."""
         self._stopping = False
         self._wake, self._waker = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         self._loop.register(self._wake, self._woken)
+
+    @property
+    def loop(self) -> EventLoop:
+        """What serves descriptors."""
+        return self._loop
+
+    @property
+    def encapsulator(self) -> Encapsulator:
+        """What carries packets."""
+        return self._encapsulator
+
+    @property
+    def keys(self) -> PfKeySocket | None:
+        """The PF_KEY server, once started and if there is to be one."""
+        return self._pfkey
 
     def start(self) -> None:
         """Open sockets, make the TUN device, install SAs; StartError names what cannot be had."""
@@ -79,10 +98,12 @@ class Daemon:
                 self._control = ControlServer(control, self._loop, self._encapsulator)
             except OSError as error:
                 raise _refused(f"control socket {control}", error) from None
-        if pfkey is not None:
+        if self._serves_keys:
             dialect = self._options.dialect
             try:
-                self._pfkey = PfKeySocket(pfkey, self._loop, self._encapsulator, self._host, dialect)
+                self._pfkey = PfKeySocket(
+                    pfkey, self._loop, self._encapsulator, self._host, dialect, self.overheard
+                )
             except OSError as error:
                 raise _refused(f"PF_KEY socket {pfkey}", error) from None
 

@@ -20,6 +20,8 @@ class Options(NamedTuple):
     pfkey: str | None = None
     dialect: Dialect = Dialect.LINUX
     export_keys: str | None = None
+    adopts: bool = False
+    """Whether a program gets its PF_KEY sockets here."""
 
 
 def read_arguments(argv: list[str] | None) -> tuple[Config, Options]:

@@ -6,7 +6,7 @@ import errno
 import socket
 import struct
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from .association import Endpoint, canonical
 from .datagrams import Received
@@ -33,10 +33,18 @@ _MAPPED = "::ffff:"
 class OuterSocket:
     """A non-blocking socket of one local address with the outer header under control.
 
-    Options are set only when they change from one datagram to the next.
+    Options are set only when they change from one datagram to the next. `prepare` gets it before it is bound.
     """
 
-    def __init__(self, kind: int, protocol: int, address: str, port: int, mark: int) -> None:
+    def __init__(
+        self,
+        kind: int,
+        protocol: int,
+        address: str,
+        port: int,
+        mark: int,
+        prepare: Callable[[socket.socket], None] = lambda sock: None,
+    ) -> None:
         self.address = canonical(address)
         self.port = port
         self._six = ":" in self.address
@@ -49,6 +57,7 @@ class OuterSocket:
             if mark:
                 with takes("a mark on packets takes CAP_NET_ADMIN"):
                     self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, mark)
+            prepare(self._socket)
             self._enlarge()
             if self._six:
                 self._socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVTCLASS, 1)

@@ -11,7 +11,7 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from .association import Endpoint
 from .datagrams import Received, runs
@@ -54,12 +54,13 @@ class UdpEncapSocket(OuterSocket):
         checksum: UdpChecksum = UdpChecksum.AUTO,
         batching: bool = False,
         mark: int = 0,
+        prepare: Callable[[socket.socket], None] = lambda sock: None,
     ) -> None:
         self.profile = profile
         self.checksum = checksum
         self.encap = Encap.NONE
         self.set_encap(encap)
-        super().__init__(socket.SOCK_DGRAM, 0, address, port, mark)
+        super().__init__(socket.SOCK_DGRAM, 0, address, port, mark, prepare)
         self.port = self._socket.getsockname()[1]
         self._segments = batching
         if batching:

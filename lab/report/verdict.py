@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
 
 
@@ -50,13 +49,3 @@ _MARKS = {
     Verdict.FLAKY: "flk!",
     Verdict.BROKEN_LAB: "LAB!",
 }
-
-
-@dataclass(frozen=True)
-class KnownFailure:
-    """A failure that is known, and where: its cell passes for an expected failure, and must not pass."""
-
-    ticket: str
-    """Where it is known: an address, a number with its tracker, a sentence."""
-    crashes: bool = False
-    """Whether it is known to crash a program; other known failures do not excuse a crash."""

@@ -34,10 +34,19 @@ def host_abi(dialect: Dialect) -> Abi:
 
 
 class PfKeySocket:
-    """Listens on a path and manages the keys; OSError EADDRINUSE when another answers there."""
+    """Manages the keys for whoever connects to `path` or is adopted; OSError EADDRINUSE for a path in use.
+
+    `overheard` gets every message: process id of the session, whether it is the session's own, the octets.
+    """
 
     def __init__(
-        self, path: str, loop: EventLoop, encapsulator: Encapsulator, host: Host, dialect: Dialect
+        self,
+        path: str | None,
+        loop: EventLoop,
+        encapsulator: Encapsulator,
+        host: Host,
+        dialect: Dialect,
+        overheard: Callable[[int, bool, bytes], None] = lambda pid, own, octets: None,
     ) -> None:
         self._loop = loop
         self._encapsulator = encapsulator
@@ -51,8 +60,10 @@ class PfKeySocket:
             epoch=time.time() - time.monotonic(),
             refused=self._refused,
         )
-        self._listener = PathListener(path, socket.SOCK_SEQPACKET)
-        loop.register(self._listener, self._accept)
+        self._overheard = overheard
+        self._listener = None if path is None else PathListener(path, socket.SOCK_SEQPACKET)
+        if self._listener is not None:
+            loop.register(self._listener, self._accept)
         encapsulator.key_manager = self
 
     def _refused(self, session: Session, text: str) -> None:
@@ -60,15 +71,22 @@ class PfKeySocket:
             self._encapsulator.events.emit("pfkey-refused", pid=session.pid, reason=text)
 
     def _accept(self) -> None:
-        client = self._listener.accept()
+        client = None if self._listener is None else self._listener.accept()
         if client is None:
-            return
-        if len(self._clients) >= _MOST_CLIENTS:
-            client.close()
             return
         pid, _, _ = _CREDENTIALS.unpack(
             client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
         )
+        try:
+            self.adopt(client, pid)
+        except OSError:
+            client.close()
+
+    def adopt(self, client: socket.socket, pid: int) -> None:
+        """Serve one end of a pair of sockets, for a process; OSError ENFILE for one session too many."""
+        if len(self._clients) >= _MOST_CLIENTS:
+            raise OSError(errno.ENFILE, f"{_MOST_CLIENTS} sessions")
+        client.setblocking(False)
         session = self._server.open(pid)
         self._clients[session] = _Client(
             client, self._loop, self._abi, lambda octets: self._received(session, octets)
@@ -76,6 +94,7 @@ class PfKeySocket:
 
     def _received(self, session: Session, octets: bytes) -> None:
         if octets:
+            self._overheard(session.pid, True, octets)
             self._deliver(self._server.receive(session, octets, time.monotonic()), session)
             return
         self._server.close(session)
@@ -85,6 +104,7 @@ class PfKeySocket:
         for session, octets in deliveries:
             client = self._clients.get(session)
             if client is not None:
+                self._overheard(session.pid, False, octets)
                 client.put(octets, bounded=session is not sender)
 
     def acquire(self, policy: Policy, packet: bytes, now: float) -> None:
@@ -114,8 +134,9 @@ class PfKeySocket:
         self._encapsulator.key_manager = None
         for client in list(self._clients.values()):
             client.close()
-        self._loop.unregister(self._listener)
-        self._listener.close()
+        if self._listener is not None:
+            self._loop.unregister(self._listener)
+            self._listener.close()
 
 
 class _Client:
