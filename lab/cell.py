@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Callable, Iterable, Iterator
-from functools import cached_property
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cached_property, partial
 from pathlib import Path
 from random import Random
 from typing import Any, TypeVar
@@ -14,8 +14,11 @@ from lab.capture.packets import Packets
 from lab.capture.pcapng import write_pcapng
 from lab.capture.recorder import CapturePoint, Recorder
 from lab.capture.seen import Ports
+from lab.journal import Journal
 from lab.net import topology_file
+from lab.net.conntrack_watch import ConntrackWatch
 from lab.net.topology import Topology
+from lab.nodes.crash import core_dumps, crashes
 from lab.nodes.network import Network
 from lab.nodes.proof import prove
 from lab.peers import traffic
@@ -32,12 +35,17 @@ from lab.peers.peer import (
 )
 from lab.peers.registry import PEERS, driver
 from lab.probe import require
+from lab.report.record import Record
+from lab.report.sequence import Ends
+from lab.report.state import state
 from lab.scenario import CellSpec
 from lab.wait import DeadlineExceededError
 
 T = TypeVar("T")
 
 BASE_NEEDS = ("root", "netns", "pidns")
+CONNTRACK_LOG = "conntrack.log"
+"""What became of the connections of the NATs, a change a line."""
 
 
 class Cell:
@@ -47,15 +55,31 @@ class Cell:
     the capture sees everything since.
     """
 
-    def __init__(self, spec: CellSpec, network: Network, recorder: Recorder, seed: int = 0) -> None:
+    def __init__(
+        self,
+        spec: CellSpec,
+        network: Network,
+        recorder: Recorder,
+        seed: int = 0,
+        watches: Mapping[str, ConntrackWatch] | None = None,
+    ) -> None:
         self.spec = spec
         self._seed = seed
         self.has_drawn = False
         """Whether the scenario drew anything by chance: then the run's seed is needed to repeat it."""
         self.network = network
         self.recorder = recorder
+        self.journal = Journal()
+        """what the lab did since the network proved itself"""
+        self.watches = dict(watches or {})
+        """by NAT, what became of its connections"""
+        network.tell = self.journal.note
+        for nat in network.nats:
+            nat.tell = partial(self.journal.note, nat.name)
         self.connection = spec.make_connection()
         self._peers: dict[str, Peer] = {}
+        self._ended: set[Peer] = set()
+        self._state: dict[str, str] = {}
 
     @property
     def topology(self) -> Topology:
@@ -163,11 +187,12 @@ class Cell:
             require(*chosen.needs(connection))
             peer = chosen(self.endpoint(side), connection)
             self._peers[side] = peer
-            peer.start()
+            with self.journal.step(side, f"starts {peer.name}"):
+                peer.start()
 
     def restart(self, side: str, **changes: Any) -> None:
         """Stop the peer at `side` and start it anew, with `changes` of fields of Connection."""
-        self.peer(side).stop()
+        self._stop(side)
         self.start(side, **changes)
 
     def renew(self, side: str, **changes: Any) -> None:
@@ -175,7 +200,8 @@ class Cell:
         peer = self.peer(side)
         connection = self.spec.change(peer.connection, **changes)
         peer.check(connection)
-        peer.renew(connection)
+        with self.journal.step(side, "forgets its SAs"):
+            peer.renew(connection)
 
     def up(self, **changes: Any) -> None:
         """Start both peers, connect from the left, wait until both ends have their SAs."""
@@ -184,42 +210,55 @@ class Cell:
 
     def connect(self) -> None:
         """Connect the started peers from the left."""
-        self.left.connect()
-        self.right.wait_connected()
+        with self.journal.step("left", "connects"):
+            self.left.connect()
+        with self.journal.step("right", "awaits its SAs"):
+            self.right.wait_connected()
 
     def up_all(self, **changes: Any) -> None:
         """Start right and every initiator, and connect these one after the other."""
         self.start("right", *self.clients, **changes)
         for name in self.clients:
-            self.peer(name).connect()
+            with self.journal.step(name, "connects"):
+                self.peer(name).connect()
 
     def ping(self, count: int = 1, *, child: int = 0, side: str = "left", **options: Any) -> None:
         """Ping from left, or another initiator, to right inside the tunnel; every echo must be answered."""
         end = self.endpoint(side, child)
-        traffic.ping(end.node, end.inner, end.remote_inner, count, **options)
+        with self.journal.step(side, f"pings {end.remote_inner} {_times(count)}"):
+            traffic.ping(end.node, end.inner, end.remote_inner, count, **options)
 
     def ping_back(self, count: int = 1, *, child: int = 0, side: str = "left", **options: Any) -> None:
         """Ping from right to left, or another initiator, inside the tunnel."""
         end = self.endpoint("right", child)
         target = end.remote_inner if side == "left" else self.endpoint(side, child).inner
-        traffic.ping(end.node, end.inner, target, count, **options)
+        with self.journal.step("right", f"pings {target} {_times(count)}"):
+            traffic.ping(end.node, end.inner, target, count, **options)
 
     def transfer(self, octets: int = 65536, *, child: int = 0) -> None:
         """Send a file over TCP from left to right inside the tunnel and compare it."""
         left, right = self.endpoint("left", child), self.endpoint("right", child)
-        traffic.transfer(left.node, left.inner, right.node, left.remote_inner, octets, bound_to=right.inner)
+        with self.journal.step("left", f"sends {octets} octets by TCP"):
+            traffic.transfer(
+                left.node, left.inner, right.node, left.remote_inner, octets, bound_to=right.inner
+            )
 
     def transfer_back(self, octets: int = 65536, *, child: int = 0) -> None:
         """Send a file over TCP from right to left inside the tunnel and compare it."""
         left, right = self.endpoint("left", child), self.endpoint("right", child)
-        traffic.transfer(right.node, right.inner, left.node, right.remote_inner, octets, bound_to=left.inner)
+        with self.journal.step("right", f"sends {octets} octets by TCP"):
+            traffic.transfer(
+                right.node, right.inner, left.node, right.remote_inner, octets, bound_to=left.inner
+            )
 
     def until(self, condition: Callable[[Packets], T], describe: str, deadline: float = 5.0) -> T:
         """Wait until the packets satisfy `condition`; DeadlineExceededError shows what came instead."""
-        return self.recorder.wait_for(condition, describe, deadline)
+        with self.journal.step("lab", f"waits for {describe}"):
+            return self.recorder.wait_for(condition, describe, deadline)
 
     def watch_for(self, seconds: float, unwanted: Callable[[Packets], object]) -> None:
         """Watch the wire for `seconds`, or less if `unwanted` packets turn up; then expect on them."""
+        self.journal.note("lab", f"watches the wire for {seconds:g} s")
         with contextlib.suppress(DeadlineExceededError):
             self.recorder.wait_for(unwanted, "nothing", seconds)
 
@@ -227,7 +266,20 @@ class Cell:
         """Stop all peers, the initiators first so that their DELETE still finds the other."""
         for side in (*self.clients, "right"):
             if side in self._peers:
-                self._peers[side].stop()
+                self._stop(side)
+
+    def _stop(self, side: str) -> None:
+        peer = self._peers[side]
+        lived = peer.is_alive()
+        peer.stop()
+        if peer.returncode is not None and peer not in self._ended:
+            self._ended.add(peer)
+            how = "is told to end" if lived else "had ended by itself"
+            self.journal.note(side, f"{peer.name} {how}: exit status {peer.returncode}")
+
+    def crashes(self) -> list[str]:
+        """Signs that programs left of having crashed, one sentence each; complete once the peers stopped."""
+        return [text for node in self.network.nodes.values() for text in crashes(node)]
 
     def describe_nats(self) -> str:
         """The NATs in words, for a report; empty where there is none."""
@@ -235,8 +287,20 @@ class Cell:
             f"{nat.name}: {nat.config.describe()} (iptables-{nat.backend})" for nat in self.network.nats
         )
 
+    def keep_state(self) -> None:
+        """Ask nodes and peers for their state while they still run; save_evidence() writes it down."""
+        self._state = state(self.network, self._peers)
+
+    def record(self, passed: bool) -> Record:
+        """The cell in short: its network, what happened, what was expected of it."""
+        links = self.network.capture_points()
+        ends = {p.link: Ends(p.node, self.topology.link(p.link).other(p.node).node) for p in links}
+        words = {nat.name: nat.config.describe() for nat in self.network.nats}
+        words |= {side: peer.name for side, peer in self._peers.items()}
+        return Record.of(self.spec.name, passed, self.seen, self.journal.entries, self.topology, words, ends)
+
     def save_evidence(self, folder: Path) -> None:
-        """Write captures, configurations, logs and NAT rules into `folder`."""
+        """Write captures, configurations, logs, NAT rules and state into `folder`."""
         folder.mkdir(parents=True, exist_ok=True)
         trace = self.recorder.trace
         write_pcapng(folder / "capture.pcapng", trace.frames, trace.comments, trace.links)
@@ -245,8 +309,23 @@ class Cell:
                 target = folder / side / path.name
                 target.parent.mkdir(exist_ok=True)
                 shutil.copyfile(path, target)
+        for node in self.network.nodes.values():
+            for path in core_dumps(node):
+                target = folder / node.name / path.name
+                target.parent.mkdir(exist_ok=True)
+                shutil.copyfile(path, target)
         for name in self.topology.nats:
             (folder / f"{name}.rules").write_text(self.network.nat(name).rules)
+        for file, text in self._state.items():
+            target = folder / file
+            target.parent.mkdir(exist_ok=True)
+            target.write_text(text)
+        changes = "".join(
+            f"{change.time_ns / 1e9:.6f} {name} {change}\n"
+            for name, watch in self.watches.items()
+            for change in watch.changes()
+        )
+        (folder / CONNTRACK_LOG).write_text(changes)
 
 
 @contextlib.contextmanager
@@ -271,9 +350,15 @@ def opened(spec: CellSpec, scratch: Path, seed: int = 0) -> Iterator[Cell]:
         prove(network)
         points = [CapturePoint(p.link, p.interface, p.namespace) for p in network.capture_points()]
         ports = Ports(ike=(IKE_PORT,), nat_t=(NAT_T_PORT, connection.nat_t_port))
-        with Recorder(points, ports) as recorder:
-            cell = Cell(spec, network, recorder, seed)
+        with contextlib.ExitStack() as held:
+            watches = {nat.name: held.enter_context(contextlib.closing(nat.watch())) for nat in network.nats}
+            recorder = held.enter_context(Recorder(points, ports, listeners=watches.values()))
+            cell = Cell(spec, network, recorder, seed, watches)
             try:
                 yield cell
             finally:
                 cell.stop_peers()
+
+
+def _times(count: int) -> str:
+    return "once" if count == 1 else f"{count} times"

@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 import sys
 
-from lab.commands import catalogue, doctor, run, topology
+from lab.commands import catalogue, compare, doctor, history, run, topology
 from lab.net.model import TopologyError
 from lab.scenario import ScenarioError
 
-SUBCOMMANDS = (doctor, run, catalogue, topology)
+SUBCOMMANDS = (doctor, run, catalogue, topology, compare, history)
 
 
 def main(arguments: list[str] | None = None) -> int:

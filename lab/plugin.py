@@ -15,17 +15,16 @@ from typing import Any
 import pytest
 from _pytest.runner import runtestprotocol
 
-from lab import probe
 from lab.cell import Cell, opened
 from lab.net import scratch, topology_file
+from lab.net.keeper import die_with_parent
 from lab.net.model import TopologyError
-from lab.net.processes import die_with_parent
-from lab.nodes.proof import BrokenLabError
-from lab.peers.peer import UnsupportedError
+from lab.nodes.crash import ProgramCrashError
 from lab.peers.registry import PEERS
 from lab.report.clock import utc
 from lab.report.folder import ReportFolder
 from lab.report.gatherer import MISUSE, Gatherer
+from lab.report.judgement import agree, is_crash, judge
 from lab.report.results import Result
 from lab.report.trial import Trial
 from lab.report.verdict import Verdict
@@ -54,7 +53,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--reports", default="reports", metavar="DIR", help="where reports go (default: %(default)s)"
     )
-    group.addoption("--full-report", action="store_true", help="also write junit.xml and results.json there")
+    group.addoption(
+        "--full-report", action="store_true", help="also write results.json, junit.xml and summary.md there"
+    )
     group.addoption("--no-retry", action="store_true", help="do not try a failed cell a second time")
     group.addoption("--seed", type=int, metavar="N",
                     help="of what the lab draws by chance (default: another one each time)")  # fmt: skip
@@ -65,7 +66,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
-    """Prepare the selection and, on the controller, the report: before pytest looks for --junitxml."""
+    """Prepare the selection and, on the controller, the report."""
     config.stash[_selection_key] = Selection(
         cells=tuple(config.getoption("--cells")),
         peers=tuple(config.getoption("--peer")),
@@ -86,8 +87,6 @@ def pytest_configure(config: pytest.Config) -> None:
         seed = config.getoption("--seed")
         config.stash[_seed_key] = secrets.randbits(32) if seed is None else seed
         full = config.getoption("--full-report")
-        if full and not config.option.xmlpath:
-            config.option.xmlpath = str(folder.path / "junit.xml")
         config.pluginmanager.register(
             Gatherer(config, folder, full, config.stash[_seed_key]), "nattlab-gatherer"
         )
@@ -107,6 +106,9 @@ class CellItem(pytest.Function):
         super().__init__(**options)
         self.spec = spec
         self.seed: int = self.config.stash[_seed_key]
+        self.rerun = f"nattlab run {shlex.quote(spec.name)}"
+        self.has_crashed = False
+        """Whether the attempt that goes on found a crash."""
         self.trial = Trial(self._facts(), functools.partial(ReportFolder.evidence_name, spec.name))
 
     def _facts(self) -> Result:
@@ -123,7 +125,8 @@ class CellItem(pytest.Function):
             seconds=0.0,
             title=entry.title,
             source=entry.source,
-            rerun=f"nattlab run {shlex.quote(spec.name)}",
+            ticket=spec.known_failure.ticket if spec.known_failure is not None else "",
+            rerun=self.rerun,
         )
 
     def tell(self, **facts: Any) -> None:
@@ -192,12 +195,21 @@ def cell(request: pytest.FixtureRequest) -> Iterator[Cell]:
         with opened(item.spec, folder, item.seed) as made:
             item.tell(nat=made.describe_nats())
             yield made
+            is_kept = trial.is_of_interest or request.config.getoption("--keep-evidence")
+            if is_kept:
+                made.keep_state()
             made.stop_peers()
+            crashes = made.crashes()
             if made.has_drawn:
-                item.tell(rerun=f"{item.trial.facts.rerun} --seed {item.seed}")
-            if trial.is_of_interest or request.config.getoption("--keep-evidence"):
-                made.save_evidence(request.config.stash[_folder_key].path / trial.evidence_folder)
+                item.tell(rerun=f"{item.rerun} --seed {item.seed}")
+            evidence = request.config.stash[_folder_key].path / trial.evidence_folder
+            if is_kept or crashes:
+                made.save_evidence(evidence)
                 trial.add_evidence()
+            if is_kept or crashes or request.config.getoption("--full-report"):
+                made.record(not (trial.current.verdict.is_bad or crashes)).write(evidence)
+            if crashes:
+                raise ProgramCrashError("\n".join(crashes))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -209,72 +221,40 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
         return None
     item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
     item.tell(started=utc(time.time()))
-    item.trial.begin()
-    reports = runtestprotocol(item, nextitem=nextitem, log=False)
+    reports = _attempt(item, nextitem)
     if item.trial.current.verdict.is_bad and not item.config.getoption("--no-retry"):
-        item.trial.begin()
-        reports = runtestprotocol(item, nextitem=nextitem, log=False)
+        reports = _attempt(item, nextitem)
+    result = item.trial.result()
+    path, line = item.reportinfo()[:2]
+    agree(reports, result, (str(path), (line or 0) + 1))
+    properties: list[tuple[str, object]] = [
+        *result.as_properties(),
+        ("left_release", PEERS[item.spec.left].release()),
+        ("right_release", PEERS[item.spec.right].release()),
+    ]
     for report in reports:
+        report.user_properties = properties
         item.ihook.pytest_runtest_logreport(report=report)
     item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
     return True
 
 
-_SKIPS: dict[type[BaseException], Verdict] = {
-    UnsupportedError: Verdict.UNSUPPORTED,
-    probe.UnavailableError: Verdict.UNAVAILABLE,
-}
-_PREFIXES = {Verdict.UNSUPPORTED: "unsupported by the peer: ", Verdict.UNAVAILABLE: "unavailable here: "}
+def _attempt(item: CellItem, nextitem: pytest.Item | None) -> list[pytest.TestReport]:
+    item.has_crashed = False
+    item.trial.begin()
+    reports = runtestprotocol(item, nextitem=nextitem, log=False)
+    item.trial.finish(item.spec.known_failure, item.has_crashed)
+    return reports
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Turn what a phase of a cell came to into a verdict, kept in properties that survive xdist."""
+    """Let what a phase of a cell came to speak for its verdict."""
     report = yield
-    if not isinstance(item, CellItem):
-        return report
-    error = call.excinfo.value if call.excinfo is not None else None
-    verdict = _verdict(report, error)
-    if verdict in _PREFIXES:
-        report.outcome = "skipped"
-        path, line = item.reportinfo()[:2]
-        report.longrepr = (str(path), (line or 0) + 1, f"{_PREFIXES[verdict]}{error}")
-    item.trial.add_phase(verdict, _reason(call), call.duration)
-    item.user_properties[:] = [
-        *item.trial.result().as_properties(),
-        ("left_release", PEERS[item.spec.left].release()),
-        ("right_release", PEERS[item.spec.right].release()),
-        ("kernel", probe.kernel()),
-    ]
-    report.user_properties = list(item.user_properties)
+    if isinstance(item, CellItem):
+        verdict, reason = judge(call)
+        item.trial.add_phase(verdict, reason, call.duration)
+        item.has_crashed = item.has_crashed or is_crash(call)
     return report
-
-
-def _verdict(report: pytest.TestReport, error: BaseException | None) -> Verdict:
-    if error is None:
-        return Verdict.PASSED
-    if isinstance(error, BrokenLabError):
-        return Verdict.BROKEN_LAB
-    for kind, verdict in _SKIPS.items():
-        if isinstance(error, kind):
-            return verdict
-    if isinstance(error, pytest.skip.Exception):
-        # A scenario has no silent skip: it must say which of the two it is.
-        report.outcome = "failed"
-    return Verdict.FAILED
-
-
-def _reason(call: pytest.CallInfo[None]) -> str:
-    """What the exception says; with its type and place where it was not made to be read."""
-    if call.excinfo is None:
-        return ""
-    error = call.excinfo.value
-    if isinstance(error, (AssertionError, BrokenLabError, UnsupportedError, probe.UnavailableError)) and str(
-        error
-    ):
-        return "\n".join([str(error), *getattr(error, "__notes__", [])])
-    crash = call.excinfo._getreprcrash()
-    place = f" ({crash.path}:{crash.lineno})" if crash is not None else ""
-    return f"{type(error).__name__}: {error}{place}"

@@ -6,6 +6,7 @@ import inspect
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
 from functools import cache
 from importlib.resources import files
 from typing import Any, TypeVar
@@ -13,6 +14,7 @@ from typing import Any, TypeVar
 from lab.peers.peer import IKEV1_AGGRESSIVE, VERSIONS, Connection, UnsupportedError
 from lab.peers.registry import PEERS, driver
 from lab.peers.registry import pairs as known_pairs
+from lab.report.verdict import KnownFailure
 
 ATTRIBUTE = "nattlab_scenario"
 SCRIPTED = "natt"
@@ -54,6 +56,8 @@ class Scenario:
     """Whether `versions` was left to the default."""
     on_demand: tuple[str, ...] = ()
     """Further topologies, whose cells run only if the topology or the cell is named."""
+    expected_failure: Mapping[str, KnownFailure] = field(default_factory=dict)
+    """By the name of a peer at either end, or a pattern of ``left-right-topology-version``."""
 
     @property
     def title(self) -> str:
@@ -95,6 +99,18 @@ class CellSpec:
     def name(self) -> str:
         """The stable name ``scenario[left-right-topology-version]``."""
         return f"{self.scenario.id}[{self.left}-{self.right}-{self.topology}-{self.version}]"
+
+    @property
+    def known_failure(self) -> KnownFailure | None:
+        """The failure that the scenario declares for this cell, the first that matches."""
+        return next(
+            (known for key, known in self.scenario.expected_failure.items() if self.is_meant_by(key)), None
+        )
+
+    def is_meant_by(self, key: str) -> bool:
+        """Whether `key` of Scenario.expected_failure speaks of this cell."""
+        where = f"{self.left}-{self.right}-{self.topology}-{self.version}"
+        return key in (self.left, self.right) or fnmatchcase(where, key)
 
     @property
     def is_on_demand(self) -> bool:
@@ -149,14 +165,17 @@ def scenario(
     needs: tuple[str, ...] = (),
     pairs: tuple[tuple[str, str], ...] = (),
     on_demand: tuple[str, ...] = (),
+    expected_failure: Mapping[str, str | KnownFailure] | None = None,
     **connection: Any,
 ) -> Callable[[Function], Function]:
     """Declare a test function as the scenario `id` of the catalogue.
 
     The function takes one argument, `cell`. `pairs` names the left and right peers where not every pair of
-    them is the scenario's subject, `on_demand` topologies that are too large for every run. `connection`
-    sets fields of lab.peers.peer.Connection. Raises ScenarioError for an id that the catalogue lacks, an
-    unknown version, pair, field or value.
+    them is the scenario's subject, `on_demand` topologies that are too large for every run.
+    `expected_failure` maps a peer, or a pattern of ``left-right-topology-version`` such as
+    ``strongswan-*-ikev2``, to the ticket where the failure of these cells is known. `connection` sets fields
+    of lab.peers.peer.Connection. Raises ScenarioError for an id that the catalogue lacks, an unknown version,
+    pair, field or value, and for an expected failure without a ticket or without a cell.
     """
     if id not in catalogue():
         raise ScenarioError(f"{id} is not in scenarios/catalogue.toml: add its title, group and source there")
@@ -173,9 +192,18 @@ def scenario(
         Connection(version=versions[0], **connection)
     except (TypeError, ValueError) as error:
         raise _wrong_connection(id, error) from error
+    known = {
+        key: KnownFailure(value) if isinstance(value, str) else value
+        for key, value in (expected_failure or {}).items()
+    }
     declared = Scenario(
-        id, topologies, versions, frozenset(features), needs, pairs, connection, is_for_all, on_demand
+        id, topologies, versions, frozenset(features), needs, pairs, connection, is_for_all, on_demand, known
     )
+    for key, failure in known.items():
+        if not failure.ticket.strip():
+            raise ScenarioError(f"{id}: the expected failure of {key} has no ticket")
+        if not any(spec.is_meant_by(key) for spec in declared.cells()):
+            raise ScenarioError(f"{id}: no cell is meant by the expected failure of {key!r}")
 
     def mark(function: Function) -> Function:
         setattr(function, ATTRIBUTE, declared)

@@ -27,10 +27,25 @@ NAT_D_TYPE = {
 """Payload type of NAT-D in each version."""
 ON_500 = ("draft-00", "draft-01")
 """Versions without a float."""
-KNOWN = {"natt": tuple(NAT_D_TYPE), "strongswan": ("draft-02n", "draft-02", "draft-03", RFC)}
-"""Versions that each peer agrees to as a responder; the rest it takes for no NAT traversal."""
-OFFERED = {"natt": [RFC, "draft-03", "draft-02n", "draft-02"], "strongswan": [RFC, "draft-02n"]}
-"""What each peer offers of its own accord, in its order."""
+KNOWN = {
+    "natt": tuple(NAT_D_TYPE),
+    "strongswan": ("draft-02n", "draft-02", "draft-03", RFC),
+    "racoon": ("draft-00", "draft-02n", "draft-02", "draft-03", RFC),
+}
+"""Versions that each peer agrees to as a responder; the rest it takes for no NAT traversal.
+
+Of racoon 0.9.1 as built with every version; a build of fewer agrees to fewer.
+"""
+TRIED = {"racoon": KNOWN["racoon"]}
+"""Versions of which it is known what a peer makes of them, where that is not all of them."""
+OFFERED = {
+    "natt": [RFC, "draft-03", "draft-02n", "draft-02"],
+    "strongswan": [RFC, "draft-02n"],
+    "racoon": [RFC]
+    + [f"draft-0{number}" for number in range(8, 1, -1)]
+    + ["draft-02n", "draft-01", "draft-00"],
+}
+"""What each peer offers of its own accord, in its order; charon neither draft 03 nor 02 without newline."""
 IN_CLEAR = replace(PLAIN, clear_third_message=True)
 """A persona whose NAT-D payloads can be seen in aggressive mode, too."""
 STENBERG = {

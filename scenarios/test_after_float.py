@@ -10,6 +10,7 @@ from lab.ike.deviation import DuplicateMessage, Match
 from lab.peers.peer import IKEV1_AGGRESSIVE, IKEV1_MAIN, IKEV2
 from lab.scenario import scenario
 from lab.wait import wait_until
+from scenarios.expected import responders
 from scenarios.injection import as_arriving, inject
 
 IKEV1 = (IKEV1_MAIN, IKEV1_AGGRESSIVE)
@@ -20,8 +21,6 @@ TELLING = {IKEV1_MAIN: "informational", IKEV1_AGGRESSIVE: "informational", IKEV2
 """Names of the exchanges that make a child SA, make an IKE SA, and tell."""
 LAST_ON_500 = {IKEV1_MAIN: Match(exchange=2, nth=1), IKEV2: Match(exchange=34)}
 """The last request that is answered on 500."""
-RESPONDERS = (("natt", "natt"), ("natt", "strongswan"))
-"""Pairs in which the responder is the subject and the initiator scripted."""
 
 
 def up_behind_other_ports(cell: Cell) -> None:
@@ -148,7 +147,7 @@ def old_messages_on_500_move_nothing_back(cell: Cell) -> None:
         cell.ping()
 
 
-@scenario("FLT-21", pairs=RESPONDERS, versions=(IKEV1_MAIN, IKEV2), features=("ike",))
+@scenario("FLT-21", pairs=responders(), versions=(IKEV1_MAIN, IKEV2), features=("ike",))
 def a_repeated_request_is_answered_where_it_came_from(cell: Cell) -> None:
     cell.network.nat("nat").remap()
     cell.start("right")
@@ -167,7 +166,7 @@ def a_repeated_request_is_answered_where_it_came_from(cell: Cell) -> None:
     expect(cell.seen.on("wan").after(last).carrying(request), note="what was put there").exactly(1)
 
 
-@scenario("FLT-23", pairs=RESPONDERS, versions=IKEV1, features=("ike",))
+@scenario("FLT-23", pairs=responders(), versions=IKEV1, features=("ike",))
 def quick_modes_pending_at_the_float_run_on_4500(cell: Cell) -> None:
     cell.network.nat("nat").remap()
     cell.start()

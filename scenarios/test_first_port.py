@@ -14,9 +14,9 @@ from lab.net.rules import nat_rules
 from lab.peers.peer import IKEV1_AGGRESSIVE, IKEV1_MAIN, IKEV2
 from lab.scenario import scenario
 from scenarios.detection import carried_hashes, detecting, hashes_of_ends
+from scenarios.expected import with_scripted
 
 IKE = (IKEV1_MAIN, IKEV1_AGGRESSIVE, IKEV2)
-ONE_OF_NATT = (("natt", "natt"), ("natt", "strongswan"), ("strongswan", "natt"))
 OWN_PORT = 5500
 GATEWAY = "203.0.113.9"
 """A second address of the right end, to which natt redirects."""
@@ -41,7 +41,7 @@ def an_exchange_lives_on_4500_from_the_start(cell: Cell) -> None:
     expect(cell.seen.where(lambda p: 500 in (p.sport, p.dport), "with port 500")).none()
 
 
-@scenario("FLT-14", pairs=ONE_OF_NATT, versions=(IKEV2,), features=("ike",))
+@scenario("FLT-14", pairs=with_scripted(), versions=(IKEV2,), features=("ike",))
 def detours_of_ike_sa_init_do_not_delay_the_float(cell: Cell) -> None:
     detours = 0
     gateway = cell.endpoint("right").address

@@ -8,9 +8,8 @@ from lab.ike.ikev1.persona import PERSONAS, PLAIN
 from lab.ike.versions import by_name
 from lab.peers.peer import IKEV1_MAIN, TRANSPORT
 from lab.scenario import scenario
+from scenarios.expected import responders
 
-RESPONDERS = (("natt", "natt"), ("natt", "strongswan"))
-"""Pairs in which the responder is the subject and the initiator scripted."""
 PERSONAS_WITH_STRANGE_OA = (
     replace(PERSONAS["meraki"], name="reserved octets, two of them"),
     replace(PERSONAS["racoon"], nat_oa_count=1),
@@ -39,7 +38,7 @@ def quick_mode_carries_the_inner_address(cell: Cell) -> None:
     expect(cell.seen.native_esp).none()
 
 
-@scenario("MUL-15", pairs=RESPONDERS, versions=(IKEV1_MAIN,), features=("ike",))
+@scenario("MUL-15", pairs=responders(), versions=(IKEV1_MAIN,), features=("ike",))
 def reserved_octets_and_two_addresses_are_taken(cell: Cell) -> None:
     cell.start("right")
     for persona in PERSONAS_WITH_STRANGE_OA:

@@ -12,6 +12,7 @@ from lab.ike.ikev1.persona import PLAIN
 from lab.peers.peer import AUTO, IKEV1_AGGRESSIVE, IKEV1_MAIN, OFF, PeerError
 from lab.scenario import scenario
 from lab.wait import wait_until
+from scenarios.expected import responders, with_scripted
 from scenarios.inner import inner_sink, send_inner
 from scenarios.phase1 import (
     IN_CLEAR,
@@ -27,8 +28,6 @@ from scenarios.phase1 import (
 )
 
 IKEV1 = (IKEV1_MAIN, IKEV1_AGGRESSIVE)
-RESPONDERS = (("natt", "natt"), ("natt", "strongswan"))
-ONE_OF_NATT = (*RESPONDERS, ("strongswan", "natt"))
 SHA256 = 32
 """Octets of a NAT-D hash in the suite that is offered."""
 NO_PROPOSAL, NO_NETWORKS, ANOTHER = "NO_PROPOSAL_CHOSEN", "INVALID_ID_INFORMATION", "another transform"
@@ -52,7 +51,7 @@ FIRST_LISTED = ("strongswan",)
 """Responders that take the first of several modes, whatever NAT detection found."""
 
 
-@scenario("VER-11", pairs=ONE_OF_NATT, versions=IKEV1, features=("ike",))
+@scenario("VER-11", pairs=with_scripted(), versions=IKEV1, features=("ike",))
 def with_nat_t_off_nothing_of_it_is_sent(cell: Cell) -> None:
     off, other = ("left", "right") if cell.spec.left == "natt" else ("right", "left")
     cell.start(off, encapsulation=OFF)
@@ -123,7 +122,7 @@ def its_own_nat(cell: Cell) -> frozenset[str]:
     return frozenset({"nat-remote" if cell.spec.left == "natt" else "nat-local"})
 
 
-@scenario("VER-12", pairs=ONE_OF_NATT, versions=IKEV1, features=("ike",), child=False)
+@scenario("VER-12", pairs=with_scripted(), versions=IKEV1, features=("ike",), child=False)
 def nat_d_without_a_version_is_ignored(cell: Cell) -> None:
     start_other(cell)
     for kind in (20, 130, 15):
@@ -137,7 +136,7 @@ def nat_d_without_a_version_is_ignored(cell: Cell) -> None:
         phase1.expect_float(None)
 
 
-@scenario("VER-13", pairs=ONE_OF_NATT, versions=IKEV1, features=("ike",), child=False)
+@scenario("VER-13", pairs=with_scripted(), versions=IKEV1, features=("ike",), child=False)
 def payload_15_under_the_rfc_is_ignored(cell: Cell) -> None:
     start_other(cell)
     foreign = InsertPayload(second_message(cell), Payload(15, bytes(SHA256)), position=0)
@@ -149,7 +148,7 @@ def payload_15_under_the_rfc_is_ignored(cell: Cell) -> None:
     phase1.expect_float(RFC)
 
 
-@scenario("VER-14", pairs=RESPONDERS, versions=(IKEV1_MAIN,), features=("ike",))
+@scenario("VER-14", pairs=responders(MADE_OF_MODES), versions=(IKEV1_MAIN,), features=("ike",))
 def mode_values_are_those_of_the_version(cell: Cell) -> None:
     cell.start("right")
     made = {
@@ -161,7 +160,7 @@ def mode_values_are_those_of_the_version(cell: Cell) -> None:
 
 
 @scenario(
-    "VER-15", pairs=RESPONDERS, topologies=("one_nat", "direct"), versions=(IKEV1_MAIN,), features=("ike",)
+    "VER-15", pairs=responders(), topologies=("one_nat", "direct"), versions=(IKEV1_MAIN,), features=("ike",)
 )
 def of_udp_and_native_modes_a_nat_decides(cell: Cell) -> None:
     cell.start("right")
@@ -189,7 +188,7 @@ def made_of_modes(cell: Cell, version: str, *modes: int) -> str:
 
 @scenario(
     "VER-17",
-    pairs=RESPONDERS,
+    pairs=responders(),
     topologies=("one_nat", "direct"),
     versions=IKEV1,
     features=("ike",),
@@ -226,7 +225,7 @@ def aggressive_mode_floats_with_its_third_message(cell: Cell) -> None:
     expect(cell.seen.native_esp).none()
 
 
-@scenario("VER-19", pairs=ONE_OF_NATT, versions=IKEV1, features=("ike",), child=False)
+@scenario("VER-19", pairs=with_scripted(), versions=IKEV1, features=("ike",), child=False)
 def payloads_in_another_order_are_accepted(cell: Cell) -> None:
     start_other(cell)
     for name, nat_d in (("draft-02n", 130), (RFC, 20)):

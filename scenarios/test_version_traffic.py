@@ -10,6 +10,7 @@ from lab.cell import Cell
 from lab.peers.peer import IKEV1_AGGRESSIVE, IKEV1_MAIN
 from lab.scenario import scenario
 from lab.wait import wait_until
+from scenarios.expected import with_scripted
 from scenarios.phase1 import (
     IN_CLEAR,
     KNOWN,
@@ -23,7 +24,6 @@ from scenarios.phase1 import (
 )
 
 IKEV1 = (IKEV1_MAIN, IKEV1_AGGRESSIVE)
-WITH_NATT = (("natt", "natt"), ("natt", "strongswan"), ("strongswan", "natt"))
 EARLY = ("draft-00", "draft-01", "draft-02n", "draft-02", "draft-03")
 UDP_TUNNEL = {name: 61443 if name in EARLY else 3 for name in NAT_D_TYPE}
 """Value of the encapsulation mode attribute in each version."""
@@ -100,7 +100,12 @@ def quick_modes(cell: Cell, field: str) -> dict[bytes, list[list[str]]]:
 
 
 @scenario(
-    "VER-16", pairs=WITH_NATT, versions=(IKEV1_MAIN,), features=("ike",), needs=("tshark",), mode="transport"
+    "VER-16",
+    pairs=with_scripted(KNOWN, OFFERED),
+    versions=(IKEV1_MAIN,),
+    features=("ike",),
+    needs=("tshark",),
+    mode="transport",
 )
 def nat_oa_is_that_of_the_version(cell: Cell) -> None:
     start_with_every_version(cell)
@@ -150,7 +155,7 @@ def drafts_00_and_01_never_leave_500(cell: Cell) -> None:
     expect(cell.seen.native_esp).none()
 
 
-@scenario("VER-26", pairs=WITH_NATT, versions=IKEV1, features=("ike",), needs=("tshark",))
+@scenario("VER-26", pairs=with_scripted(KNOWN, OFFERED), versions=IKEV1, features=("ike",), needs=("tshark",))
 def every_shared_version_carries_traffic(cell: Cell) -> None:
     start_with_every_version(cell)
     begun = {}

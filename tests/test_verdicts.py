@@ -19,7 +19,7 @@ from pathlib import Path
 from lab.scenario import scenario
 from lab.capture.expect import expect
 
-@scenario("ENC-01", versions=("{version}",))
+@scenario("ENC-01", versions=("{version}",){declared})
 def carries(cell):
     cell.up()
     cell.ping()
@@ -32,6 +32,7 @@ def run_cell(
     *,
     version: str = "manual",
     expectation: str = "some()",
+    declared: str = "",
     conftest: str = "",
     before: str = "true",
     options: tuple[str, ...] = ("-p", "no:xdist"),
@@ -40,7 +41,9 @@ def run_cell(
 
     Returns the exit status, the facts of each cell in results.json, and what was printed.
     """
-    (folder / "test_one.py").write_text(SCENARIO.format(version=version, expectation=expectation))
+    (folder / "test_one.py").write_text(
+        SCENARIO.format(version=version, expectation=expectation, declared=declared)
+    )
     (folder / "conftest.py").write_text(conftest)
     (folder / "pytest.ini").write_text("[pytest]\n")
     pytest_call = [sys.executable, "-m", "pytest", "--rootdir", str(folder), "-c", str(folder / "pytest.ini")]
@@ -203,3 +206,91 @@ def test_facts_survive_xdist(tmp_path: Path) -> None:
     assert status == 1, output
     assert cases[NATT_CELL].verdict == "failed"
     assert (tmp_path / "reports/latest" / cases[NATT_CELL].evidence / "capture.pcapng").exists()
+
+
+NO_RETRY = ("-p", "no:xdist", "--no-retry")
+TICKET = ', expected_failure={"natt": "tracker #41"}'
+
+
+def test_a_failure_with_a_ticket_is_expected_and_keeps_its_evidence(tmp_path: Path) -> None:
+    status, cases, output = run_cell(tmp_path, expectation="none()", declared=TICKET)
+    assert status == 0, output
+    facts = cases[NATT_CELL]
+    assert (facts.verdict, facts.ticket) == (Verdict.EXPECTED_FAILURE, "tracker #41")
+    assert "expected: no ESP-in-UDP packets on wan" in facts.reason
+    assert len(facts.attempts) == 1
+    assert (tmp_path / "reports/latest" / facts.evidence / "capture.pcapng").exists()
+    assert "1 expected failure" in output.splitlines()[-1]
+    assert cases["ENC-01[strongswan-strongswan-one_nat-ikev1-main]"].ticket == ""
+
+
+def test_an_unexpected_pass_fails_the_run_and_names_the_ticket(tmp_path: Path) -> None:
+    status, cases, output = run_cell(tmp_path, declared=TICKET)
+    assert status == 1, output
+    assert cases[NATT_CELL].verdict is Verdict.UNEXPECTED_PASS
+    assert cases[NATT_CELL].reason == "passed, though it is known to fail: tracker #41"
+    assert "unexpected pass: ENC-01[natt-natt-one_nat-manual]" in output
+
+
+def test_an_expected_failure_that_passes_once_is_flaky(tmp_path: Path) -> None:
+    once = (
+        """some() if not Path("tried").exists() and not Path("tried").touch() else expect(cell.seen).none()"""
+    )
+    status, cases, output = run_cell(tmp_path, expectation=once, declared=TICKET)
+    assert status == 0, output
+    facts = cases[NATT_CELL]
+    assert facts.verdict is Verdict.FLAKY
+    assert facts.reason.startswith("failed as expected when tried again; unexpected pass first: ")
+
+
+@pytest.mark.parametrize(
+    ("declared", "said"),
+    [
+        (', expected_failure={"natt": " "}', "ENC-01: the expected failure of natt has no ticket"),
+        (
+            ', expected_failure={"racoon": "#1"}',
+            "ENC-01: no cell is meant by the expected failure of 'racoon'",
+        ),
+    ],
+)
+def test_a_wrong_expected_failure_is_told(tmp_path: Path, declared: str, said: str) -> None:
+    (tmp_path / "test_one.py").write_text(
+        SCENARIO.format(version="manual", expectation="some()", declared=declared)
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "no:xdist", "--rootdir", str(tmp_path), str(tmp_path)],
+        cwd=tmp_path, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert said in done.stdout
+
+
+KILLS = """some(); __import__("os").kill(cell.left.pid, 11); cell.left._program.wait()"""
+OVERFLOWS = """some(); cell.network.nodes["right"].start(
+        ["sh", "-c", "echo 'sa.c:3:5: runtime error: signed integer overflow' >&2"], "ubsan").wait()"""
+
+
+@pytest.mark.parametrize(
+    ("expectation", "said"),
+    [
+        (KILLS, "left: nattd was killed by SIGSEGV, which the lab did not send"),
+        (OVERFLOWS, "right: ubsan.stderr says: sa.c:3:5: runtime error: signed integer overflow"),
+    ],
+)
+@pytest.mark.parametrize("declared", ["", TICKET])
+def test_a_crash_fails_a_cell_whose_assertions_held_and_no_plain_ticket_excuses_it(
+    tmp_path: Path, expectation: str, said: str, declared: str
+) -> None:
+    status, cases, output = run_cell(tmp_path, expectation=expectation, declared=declared, options=NO_RETRY)
+    assert status == 1, output
+    facts = cases[NATT_CELL]
+    assert facts.verdict is Verdict.FAILED
+    assert said in facts.reason
+    assert (tmp_path / "reports/latest" / facts.evidence / "right/nattd.stderr").exists()
+
+
+def test_a_crash_that_the_ticket_is_about_is_expected(tmp_path: Path) -> None:
+    declared = ', expected_failure={"natt-*": __import__("lab.report.verdict").report.verdict.KnownFailure("#9", crashes=True)}'  # noqa: E501
+    status, cases, output = run_cell(tmp_path, expectation=KILLS, declared=declared, options=NO_RETRY)
+    assert status == 0, output
+    assert (cases[NATT_CELL].verdict, cases[NATT_CELL].ticket) == (Verdict.EXPECTED_FAILURE, "#9")

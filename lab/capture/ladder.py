@@ -43,12 +43,12 @@ def ladder(
         return "(no packets)"
     columns = list(links) if links is not None else list(dict.fromkeys(p.link for p in every))
     sheet = _Sheet(every, columns, left or {}, width)
-    rows = _rows(every, columns)
-    marked = [any(p.number in marks for p in row.values()) for row in rows]
+    drawn = rows(every, columns)
+    marked = [any(p.number in marks for p in row.values()) for row in drawn]
     kept = _kept(marked, limit)
     lines = sheet.header()
     skipped = 0
-    for index, row in enumerate(rows):
+    for index, row in enumerate(drawn):
         if index in kept:
             lines += _elided(skipped)
             line = sheet.line(row, marked[index])
@@ -103,9 +103,9 @@ def describe(packet: Seen) -> str:
     return {Kind.KEEPALIVE: "keepalive", Kind.ARP: "ARP"}.get(packet.kind, packet.kind.value.upper())
 
 
-def _rows(packets: Sequence[Seen], columns: Sequence[str]) -> list[Row]:
+def rows(packets: Sequence[Seen], columns: Sequence[str]) -> list[Row]:
     """One row per packet and its copies on other links: the same payload, each link at most once."""
-    rows: list[Row] = []
+    found: list[Row] = []
     open_rows: dict[tuple[int | None, bytes], list[Row]] = {}
     for packet in packets:
         if packet.link not in columns:
@@ -117,9 +117,9 @@ def _rows(packets: Sequence[Seen], columns: Sequence[str]) -> list[Row]:
                 break
         else:
             row = {packet.link: packet}
-            rows.append(row)
+            found.append(row)
             waiting.append(row)
-    return rows
+    return found
 
 
 def _is_copy(packet: Seen, before: Seen) -> bool:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Protocol, Self, TypeVar
 
 from lab.capture.barrier import await_kernel_clock, settle_backlogs
 from lab.capture.frame import Frame
@@ -34,10 +34,21 @@ class CaptureLossError(CaptureError):
     """The kernel dropped packets before they were read; the message names each link and the count."""
 
 
+class Listener(Protocol):
+    """Something else to be read as it comes, on the thread of the capture and thus on its clock."""
+
+    def fileno(self) -> int:
+        """Descriptor to wait on."""
+
+    def drain(self) -> None:
+        """Read all there is without waiting."""
+
+
 class Recorder:
     """Records frames from `points` into `trace` between start() and stop(); also a context manager.
 
-    Links are ordered as the points are. `receive_buffer` is octets per link.
+    Links are ordered as the points are. `receive_buffer` is octets per link. The owner of `listeners` closes
+    them after stop().
     """
 
     def __init__(
@@ -45,7 +56,9 @@ class Recorder:
         points: Iterable[CapturePoint],
         ports: Ports = DEFAULT_PORTS,
         receive_buffer: int = _RECEIVE_BUFFER,
+        listeners: Iterable[Listener] = (),
     ) -> None:
+        self._listeners = tuple(listeners)
         self.points = tuple(points)
         links = [point.link for point in self.points]
         twice = sorted({link for link in links if links.count(link) > 1})
@@ -197,8 +210,9 @@ class Recorder:
         try:
             with selectors.DefaultSelector() as selector:
                 selector.register(self._wake, selectors.EVENT_READ)
-                for tap in self._taps:
-                    selector.register(tap, selectors.EVENT_READ)
+                sources: tuple[Listener | Tap, ...] = (*self._taps, *self._listeners)
+                for source in sources:
+                    selector.register(source, selectors.EVENT_READ)
                 self._record(selector)
         except BaseException as error:
             with self._changed:
@@ -212,6 +226,8 @@ class Recorder:
             if any(key.fd == self._wake for key, _ in ready):
                 os.eventfd_read(self._wake)
             stopping = self._stopping
+            for listener in self._listeners:
+                listener.drain()
             with self._changed:
                 asked = self._asked
             whole = stopping or asked > self._answered

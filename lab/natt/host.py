@@ -40,16 +40,19 @@ class LocalHost:
 
         An SA in UDP does without where there is no right to raw sockets.
         """
-        local = sa.source if sa.direction is Direction.OUT else sa.destination
+        self.hear(sa.source if sa.direction is Direction.OUT else sa.destination, sa.encap)
+
+    def hear(self, local: str, encap: Encap) -> None:
+        """The same for an SA of this encapsulation whose local end comes to be `local`."""
         where = f"raw socket of protocol 50 at {local}"
-        if sa.encap is Encap.NONE:
+        if encap is Encap.NONE:
             self._claim(local, where)
         if local in self._encapsulator.raw:
             return
         try:
             raw = self._encapsulator.open_raw(local)
         except OSError as error:
-            if sa.encap is Encap.NONE or error.errno not in (errno.EPERM, errno.EADDRNOTAVAIL):
+            if encap is Encap.NONE or error.errno not in (errno.EPERM, errno.EADDRNOTAVAIL):
                 raise OSError(error.errno, f"{where}: {error.strerror}") from None
             return
         self._loop.register(raw, partial(self._raw_ready, local))

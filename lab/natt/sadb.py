@@ -83,8 +83,10 @@ class Sadb:
             return None
         return same[0]
 
-    def move(self, sa: SecurityAssociation, source: Endpoint, destination: Endpoint) -> None:
-        """Give an SA other addresses and ports, as a key manager's UPDATE does; sequence numbers go on."""
+    def move(
+        self, sa: SecurityAssociation, source: Endpoint, destination: Endpoint, encap: Encap | None = None
+    ) -> None:
+        """Give an SA other ends, and with `encap` another encapsulation; sequence numbers go on."""
         same = self._index[sa.direction]
         old, new = (sa.destination, sa.spi), (destination[0], sa.spi)
         if old != new and new in same:
@@ -93,6 +95,7 @@ class Sadb:
         self.delete(sa)
         sa.source, sa.sport = source
         sa.destination, sa.dport = destination
+        sa.encap = sa.encap if encap is None else encap
         sa.moved()
         sa.state = state
         same.setdefault(new, []).append(sa)

@@ -65,7 +65,11 @@ class Connection:
     replied: bool
 
     def __str__(self) -> str:
-        return f"proto {self.protocol}  {self.original}  answered as {self.reply}  {self.timeout} s"
+        return f"{self.flows()}  {self.timeout} s"
+
+    def flows(self) -> str:
+        """Protocol number and both directions."""
+        return f"proto {self.protocol}  {self.original}  answered as {self.reply}"
 
 
 def _request(
@@ -101,7 +105,7 @@ def shorten(namespace: Namespace, seconds: int) -> None:
     entries = list(_request(namespace, IPCTNL_MSG_CT_GET, NLM_F_DUMP))
     timeout = struct.pack("=HH", 8, CTA_TIMEOUT) + struct.pack("!I", seconds)
     for _, payload in entries:
-        if _connection(payload).protocol == socket.IPPROTO_UDP:
+        if connection_of(payload).protocol == socket.IPPROTO_UDP:
             head = struct.pack("=BBH", payload[0], 0, 0)
             body = head + _attribute(payload, CTA_TUPLE_ORIG) + timeout
             for _ in _request(namespace, IPCTNL_MSG_CT_NEW, NLM_F_ACK, body):
@@ -124,11 +128,12 @@ def dump(namespace: Namespace) -> list[Connection]:
     found = []
     for kind, payload in _request(namespace, IPCTNL_MSG_CT_GET, NLM_F_DUMP):
         if kind == CTNETLINK | IPCTNL_MSG_CT_NEW:
-            found.append(_connection(payload))
+            found.append(connection_of(payload))
     return found
 
 
-def _connection(payload: bytes) -> Connection:
+def connection_of(payload: bytes) -> Connection:
+    """The entry that the payload of a message of nfnetlink_conntrack describes."""
     message = nfct_msg(struct.pack("=IHHII", 16 + len(payload), CTNETLINK, 0, 0, 0) + payload)
     message.decode()
     original, reply = message.get_attr("CTA_TUPLE_ORIG"), message.get_attr("CTA_TUPLE_REPLY")

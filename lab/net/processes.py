@@ -2,45 +2,21 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
-import signal
 import subprocess
 import threading
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, Protocol
 
+from lab.net import forked
 from lab.net.errors import NetworkError
+from lab.net.keeper import keeper
 from lab.net.namespace import CLONE_NEWPID, Namespace, restored, setns, unshare
-
-PR_SET_PDEATHSIG = 1
-
-# A parent-death signal fires when the *thread* that forked ends, so the first process of every lab is
-# forked by a thread that lives as long as this process.
-_keeper: ThreadPoolExecutor | None = None
-_keeper_lock = threading.Lock()
 
 # Ignored SIGCHLD survives exec: orphans of daemons are reaped by the kernel instead of staying zombies.
 INIT_ARGV = ("setpriv", "--pdeathsig", "KILL", "env", "--ignore-signal=CHLD", "cat")
-
-
-def _long_lived_thread() -> ThreadPoolExecutor:
-    global _keeper
-    with _keeper_lock:
-        if _keeper is None:
-            _keeper = ThreadPoolExecutor(max_workers=1, thread_name_prefix="lab-init")
-        return _keeper
-
-
-def _after_fork() -> None:
-    global _keeper, _keeper_lock
-    _keeper, _keeper_lock = None, threading.Lock()
-
-
-os.register_at_fork(after_in_child=_after_fork)
 
 
 def _start_init() -> subprocess.Popen[bytes]:
@@ -72,6 +48,25 @@ def _start_init() -> subprocess.Popen[bytes]:
     return init
 
 
+class Process(Protocol):
+    """A child process: what subprocess.Popen and ForkedProcess have in common."""
+
+    pid: int
+    """As this process sees it."""
+
+    def poll(self) -> int | None:
+        """The exit status, negative for a signal; None while it runs."""
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for its end; raises subprocess.TimeoutExpired after `timeout` seconds."""
+
+    def send_signal(self, number: int, /) -> None:
+        """Send a signal unless it has ended."""
+
+    def terminate(self) -> None:
+        """Send SIGTERM."""
+
+
 class ProcessSpace:
     """A PID namespace whose first process waits for the end of a pipe that only this process holds.
 
@@ -83,7 +78,7 @@ class ProcessSpace:
         self._lock = threading.Lock()
         self._init: subprocess.Popen[bytes] | None = None
         self._fd = -1
-        self._children: list[subprocess.Popen[bytes]] = []
+        self._children: list[Process] = []
         self._closed = False
 
     @property
@@ -124,17 +119,51 @@ class ProcessSpace:
                 )
             except OSError as error:
                 raise NetworkError(f"cannot start {argv[0]} in {network.label}: {error.strerror}") from error
+        self._adopt(child)
+        return child
+
+    def start(
+        self,
+        argv: Sequence[str],
+        network: Namespace,
+        *,
+        stdout: IO[bytes],
+        stderr: IO[bytes],
+        env: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
+    ) -> Process:
+        """The same for a long-lived program; one of this project's own is forked, not executed."""
+        if not forked.is_forkable(argv):
+            return self.spawn(argv, network, stdout=stdout, stderr=stderr, env=env, cwd=cwd)
+        pids = self._opened()
+        with open(os.devnull, "rb") as nothing:
+            try:
+                child = forked.fork(
+                    argv,
+                    network=network.fileno(),
+                    pids=pids,
+                    stdin=nothing.fileno(),
+                    stdout=stdout.fileno(),
+                    stderr=stderr.fileno(),
+                    env=env,
+                    cwd=cwd,
+                )
+            except (OSError, NetworkError) as error:
+                raise NetworkError(f"cannot start {argv[2]} in {network.label}: {error}") from error
+        self._adopt(child)
+        return child
+
+    def _adopt(self, child: Process) -> None:
         with self._lock:
             self._children = [other for other in self._children if other.poll() is None]
             self._children.append(child)
-        return child
 
     def _opened(self) -> int:
         with self._lock:
             if self._closed:
                 raise NetworkError("the lab's process space is closed")
             if self._init is None:
-                self._init = _long_lived_thread().submit(_start_init).result()
+                self._init = keeper().submit(_start_init).result()
                 self._fd = os.open(f"/proc/{self._init.pid}/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
             return self._fd
 
@@ -156,9 +185,3 @@ class ProcessSpace:
         if init.stdin is not None:
             init.stdin.close()
         init.wait()
-
-
-def die_with_parent() -> None:
-    """Have the kernel kill this process when the thread that started it ends (prctl(2), PR_SET_PDEATHSIG)."""
-    if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL) != 0:
-        raise NetworkError(f"prctl(PR_SET_PDEATHSIG): {os.strerror(ctypes.get_errno())}")

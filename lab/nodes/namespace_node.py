@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import socket
 import subprocess
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from itertools import count
 from pathlib import Path
 
 from lab.net.namespace import Namespace
 from lab.net.processes import ProcessSpace
 from lab.nodes.node import Completed, Program
+
+MAX_CORE = 256 << 20
+"""Octets of a core dump that are kept."""
 
 
 class NamespaceNode:
@@ -25,7 +29,7 @@ class NamespaceNode:
         self._processes = processes
         self._scratch = scratch
         self._starts = count(2)
-        self.programs: list[Program] = []
+        self._programs: list[Program] = []
 
     @property
     def name(self) -> str:
@@ -42,6 +46,11 @@ class NamespaceNode:
         """Its scratch directory."""
         self._scratch.mkdir(parents=True, exist_ok=True)
         return self._scratch
+
+    @property
+    def programs(self) -> tuple[Program, ...]:
+        """The long-lived programs started here, running or not."""
+        return tuple(self._programs)
 
     def entered(self) -> AbstractContextManager[None]:
         """Put the calling thread into the node's network for the block. Do not `await` inside."""
@@ -93,13 +102,18 @@ class NamespaceNode:
         cwd: Path | None = None,
     ) -> Program:
         """Start a long-lived program; a second one of the same name gets its output in `<name>-2.stdout`."""
-        taken = {program.name for program in self.programs}
+        taken = {program.name for program in self._programs}
         label = name if name not in taken else f"{name}-{next(self._starts)}"
         stdout, stderr = self.scratch / f"{label}.stdout", self.scratch / f"{label}.stderr"
         with stdout.open("wb") as out, stderr.open("wb") as err:
-            process = self._processes.spawn(argv, self.namespace, stdout=out, stderr=err, env=env, cwd=cwd)
+            process = self._processes.start(
+                argv, self.namespace, stdout=out, stderr=err, env=env, cwd=cwd or self.scratch
+            )
+        with suppress(ProcessLookupError, PermissionError):
+            # Gone already, or limited by whoever runs us: then there is no core, but the signal is seen.
+            resource.prlimit(process.pid, resource.RLIMIT_CORE, (MAX_CORE, MAX_CORE))
         program = Program(label, argv, process, stdout, stderr)
-        self.programs.append(program)
+        self._programs.append(program)
         return program
 
     def write_file(self, name: str, data: str | bytes, mode: int = 0o600) -> Path:

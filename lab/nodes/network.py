@@ -27,6 +27,7 @@ class CapturePoint:
     link: str
     namespace: Namespace
     interface: str
+    node: str
 
 
 class Network:
@@ -42,6 +43,8 @@ class Network:
     ) -> None:
         self.topology = topology
         self.nodes = nodes
+        self.tell: Callable[[str, str], None] = _tell_nobody
+        """hears of what happens to a node, in words, as it begins"""
         self._nats = nats
         self._namespaces = namespaces
         self._processes = processes
@@ -109,6 +112,7 @@ class Network:
         if end is None:
             attached = listed(each.link for each in self.topology.interfaces(node))
             raise TopologyError(f"{node} is not on {link!r}; it is on {attached}")
+        self.tell(node, f"moves to {link}")
         gateway = self.topology.link(link).other(node).ip(family)
         with RouteSocket(self._namespaces[node]) as routes:
             routes.send([default_request(str(gateway), family)], {})
@@ -119,7 +123,7 @@ class Network:
         points = []
         for link in self.topology.links:
             end = min(link.ends, key=lambda end: end.node in peers)
-            points.append(CapturePoint(link.name, self._namespaces[end.node], end.link))
+            points.append(CapturePoint(link.name, self._namespaces[end.node], end.link, end.node))
         return points
 
     def close(self) -> None:
@@ -139,3 +143,7 @@ class Network:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _tell_nobody(node: str, text: str) -> None:
+    """For a network whose events nobody writes down."""

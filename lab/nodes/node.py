@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 from lab.net.errors import NetworkError
+from lab.net.processes import Process
 
 
 @dataclass(frozen=True)
@@ -35,14 +36,13 @@ class Completed:
 class Program:
     """A long-lived program on a node. `pid` is its process id as this process sees it."""
 
-    def __init__(
-        self, name: str, argv: Sequence[str], process: subprocess.Popen[bytes], stdout: Path, stderr: Path
-    ) -> None:
+    def __init__(self, name: str, argv: Sequence[str], process: Process, stdout: Path, stderr: Path) -> None:
         self.name = name
         self.argv = tuple(argv)
         self.stdout = stdout
         self.stderr = stderr
         self._process = process
+        self._sent: set[int] = set()
 
     @property
     def pid(self) -> int:
@@ -54,13 +54,21 @@ class Program:
         """The exit status; negative is the signal that ended it; None while it runs."""
         return self._process.poll()
 
+    @property
+    def killed_by(self) -> int | None:
+        """The signal that ended it, if that was none of those sent through this object."""
+        code = self.returncode
+        return -code if code is not None and code < 0 and -code not in self._sent else None
+
     def poll(self) -> int | None:
         """Same as `returncode`."""
         return self._process.poll()
 
     def signal(self, number: int) -> None:
         """Send a signal to the program unless it has ended."""
-        self._process.send_signal(number)
+        if self._process.poll() is None:
+            self._sent.add(number)
+            self._process.send_signal(number)
 
     def wait(self, deadline: float = 5.0) -> int:
         """Wait up to `deadline` seconds for its end; return the exit status or raise TimeoutError."""
@@ -71,7 +79,7 @@ class Program:
 
     def terminate(self, deadline: float = 5.0) -> int:
         """Ask it to end (SIGTERM) and, after `deadline` seconds, kill its session; return the exit status."""
-        self._process.terminate()
+        self.signal(signal.SIGTERM)
         try:
             return self._process.wait(deadline)
         except subprocess.TimeoutExpired:
@@ -80,6 +88,7 @@ class Program:
     def kill(self) -> int:
         """Kill the program and its process group at once; return the exit status."""
         if self._process.poll() is None:
+            self._sent.add(signal.SIGKILL)
             os.killpg(self._process.pid, signal.SIGKILL)
         return self._process.wait()
 
@@ -107,6 +116,10 @@ class Node(Protocol):
     @property
     def scratch(self) -> Path:
         """Its scratch directory, empty at first; UNIX socket paths below it are short enough."""
+
+    @property
+    def programs(self) -> Sequence[Program]:
+        """The long-lived programs started here, running or not."""
 
     def entered(self) -> AbstractContextManager[None]:
         """Put the calling thread into the node's network for the block."""
@@ -137,7 +150,8 @@ class Node(Protocol):
     ) -> Program:
         """Start a long-lived program; its output goes to `<name>.stdout` and `<name>.stderr` of `scratch`.
 
-        `env` replaces the environment. Raises NetworkError if the program cannot start.
+        It runs in `scratch` unless `cwd` is given, and may dump core. `env` replaces the environment.
+        Raises NetworkError if the program cannot start.
         """
 
     def write_file(self, name: str, data: str | bytes, mode: int = 0o600) -> Path:

@@ -12,6 +12,7 @@ from pathlib import Path
 from lab.net import conntrack
 from lab.net.behaviour import UNPRIVILEGED, Block, PortRange, Ports, Timeouts
 from lab.net.builder import await_addresses, write_sysctl
+from lab.net.conntrack_watch import ConntrackWatch
 from lab.net.errors import NetworkError
 from lab.net.middlebox import BOXES, Box
 from lab.net.model import Address, Family
@@ -50,6 +51,8 @@ class RunningNat:
         self.config = topology.nat_config(name)
         self.backend: Backend = backend
         self.blocked: frozenset[Block] = frozenset()
+        self.tell: Callable[[str], None] = _tell_nobody
+        """hears of each verb, in words, as it begins"""
         self._topology = topology
         self._namespace = namespace
         self._scratch = scratch
@@ -93,6 +96,7 @@ class RunningNat:
 
     def load(self, rules: str, family: Family = 4) -> None:
         """Replace its rules of `family`; known connections keep their mappings."""
+        self.tell("loads other rules")
         self._restore(rules, family).finish()
         self.rules_of[family] = rules
 
@@ -110,12 +114,17 @@ class RunningNat:
         finish(loads)
         self.config, self.rules_of, self.nft_rules = config, self.rules_of | changed, beyond
 
+    def watch(self) -> ConntrackWatch:
+        """Hear of every change of its connections from now on; the caller closes it."""
+        return ConntrackWatch(self._namespace)
+
     def conntrack(self) -> list[conntrack.Connection]:
         """The connections it knows."""
         return conntrack.dump(self._namespace)
 
     def forget(self) -> None:
         """Lose all mappings, as a power cut does. One that preserves or hashes gives the same port again."""
+        self.tell("forgets every mapping")
         learned = forget_rules(self.config)
         if learned:
             nft(self._namespace, learned).finish()
@@ -133,6 +142,7 @@ class RunningNat:
         config = self.config
         if config.one_to_one:
             raise NetworkError(f"nat {self.name} is one to one and has no other port: use readdress()")
+        self.tell("gives every flow another port")
         self._moves += 1
         if config.ports is Ports.SEEDED:
             config = replace(config, seed=(config.seed + 1) % (1 << 32))
@@ -163,6 +173,7 @@ class RunningNat:
             to = next((address for address in subnet.hosts() if address not in taken), None)
         if to is None or to not in subnet or to == old:
             raise NetworkError(f"nat {self.name}: {to} is no other address of {subnet} on {outside}")
+        self.tell(f"changes its outside address from {old} to {to}")
         index = interface_index(self._topology, self.name, outside)
         with self._namespace.entered():
             if family == 4:
@@ -186,12 +197,14 @@ class RunningNat:
     @contextmanager
     def outage(self) -> Iterator[None]:
         """Carry nothing for the block, and have forgotten everything after it."""
+        self.tell("goes away")
         nft(self._namespace, block_rules((), everything=True)).finish()
         try:
             yield
         finally:
             self.forget()
             nft(self._namespace, block_rules(self.blocked)).finish()
+            self.tell("is back")
 
     def reboot(self, outage: float = 0.0) -> None:
         """Be away for `outage` seconds and forget everything."""
@@ -201,10 +214,12 @@ class RunningNat:
 
     def block(self, *what: Block) -> None:
         """Drop packets of these kinds from now on, in every direction, before they are tracked."""
+        self.tell(f"drops {' and '.join(what)} from now on")
         self._block(self.blocked | set(what))
 
     def unblock(self, *what: Block) -> None:
         """Carry packets of these kinds again, without a name all."""
+        self.tell(f"carries {' and '.join(what or sorted(self.blocked))} again")
         self._block(self.blocked - set(what) if what else frozenset())
 
     def _block(self, blocked: frozenset[Block]) -> None:
@@ -213,6 +228,7 @@ class RunningNat:
 
     def expire(self, seconds: int = 1) -> None:
         """Shorten the timers of UDP: mappings that stay idle for `seconds` lapse, the present ones too."""
+        self.tell(f"lets UDP mappings lapse after {seconds} s")
         timeouts = replace(self.config.timeouts, udp=seconds, udp_stream=seconds)
         with self._namespace.entered():
             for name in ("udp", "udp_stream"):
@@ -225,20 +241,24 @@ class RunningNat:
 
         The flow then gets another port, and the responder another peer than the one it wrote to.
         """
+        self.tell("lets flows from outside take the ports of inside flows")
         self._become(replace(self.config, guard=False))
 
     def start_hairpin(self) -> None:
         """Carry flows from inside to its outside address from now on, and forget what went elsewhere."""
+        self.tell("begins to hairpin")
         self._become(replace(self.config, hairpin=True))
         self.forget()
 
     def stop_hairpin(self) -> None:
         """Take flows from inside to its outside address for its own from now on, and forget."""
+        self.tell("stops to hairpin")
         self._become(replace(self.config, hairpin=False))
         self.forget()
 
     def translate_by(self, backend: Backend) -> None:
         """Have the same rules in the other kernel tables, and forget."""
+        self.tell(f"translates by iptables-{backend}")
         if backend != self.backend:
             finish(self._emptied())
             self.backend = backend
@@ -248,6 +268,7 @@ class RunningNat:
     @contextmanager
     def transparent(self) -> Iterator[None]:
         """Route without translating or filtering for the block, and forget all connections after it."""
+        self.tell("routes without translating")
         try:
             finish([*self._emptied(), nft(self._namespace, unlearn_rules(self.config))])
             yield
@@ -263,6 +284,10 @@ class RunningNat:
         """Its rules and connections, for a failure message."""
         connections = "\n".join(f"  {entry}" for entry in self.conntrack()) or "  none"
         return f"nat {self.name} ({self.backend}), rules:\n{self.rules}connections:\n{connections}"
+
+
+def _tell_nobody(text: str) -> None:
+    """For a NAT whose verbs nobody writes down."""
 
 
 def finish(loads: list[Restore]) -> None:

@@ -23,11 +23,12 @@ from lab.ike.transport import Datagram, Endpoint
 from lab.natt.controlclient import ControlClient
 from lab.natt.pfkey.client import PfKeyClient
 from lab.natt.pfkey.extensions import Address, Extension, Sa
-from lab.natt.pfkey.kame import NatTPort
+from lab.natt.pfkey.kame import NatTPort, NatTType
 from lab.natt.pfkey.message import Message
 from lab.natt.pfkey.numbers import Abi, Dialect, Ext, MessageType, SaType
 from lab.natt.pfkey.sockaddr import Sockaddr
 from lab.natt.setkey.statements import parse
+from lab.natt.wire import Encap
 
 _INTEGRITIES = {
     "hmac-md5-96": "hmac-md5",
@@ -37,7 +38,7 @@ _INTEGRITIES = {
     "hmac-sha2-512-256": "hmac-sha2-512",
 }
 _WINDOW = 64
-_NOT_MOVED = (Ext.X_NAT_T_SPORT, Ext.X_NAT_T_DPORT, Ext.KEY_AUTH, Ext.KEY_ENCRYPT)
+_NOT_MOVED = (Ext.X_NAT_T_TYPE, Ext.X_NAT_T_SPORT, Ext.X_NAT_T_DPORT, Ext.KEY_AUTH, Ext.KEY_ENCRYPT)
 """What the UPDATE of a live SA has other values of, or must not name: FreeBSD refuses its keys."""
 _PROTOCOLS = {0: "any", 1: "icmp", 6: "tcp", 17: "udp"}
 
@@ -156,7 +157,11 @@ class KeyManager:
         new_mapping = getattr(self.machine, "new_mapping", None)
         address, port = message.find(Ext.ADDRESS_DST, Address), message.find(Ext.X_NAT_T_DPORT, NatTPort)
         spi = _spi_of(message)
-        if new_mapping is not None and address is not None and port is not None and spi is not None:
+        if new_mapping is None or address is None or port is None or spi is None:
+            return
+        known = {child.inbound.spi: child.inbound.source.address for child in self.children}
+        # No dialect that tells of mappings gives a live SA another address and keeps its sequence numbers.
+        if known.get(spi) == address.sockaddr.address:
             self._act(new_mapping(spi, Endpoint.of(address.sockaddr.address, port.port), time.monotonic()))
 
     def _act(self, actions: list[Action]) -> None:
@@ -277,11 +282,14 @@ def _moving(request: Message, new: EspSa) -> tuple[Extension, ...]:
         _host(Ext.X_NEW_ADDRESS_SRC, new.source.address),
         _host(Ext.X_NEW_ADDRESS_DST, new.destination.address),
     )
-    ports = (
+    if new.encapsulation == NO_ENCAPSULATION:
+        return (*kept, *moved)
+    in_udp = (
+        NatTType(Encap.ESPINUDP),
         NatTPort(Ext.X_NAT_T_SPORT, new.source.port),
         NatTPort(Ext.X_NAT_T_DPORT, new.destination.port),
     )
-    return (*kept, *ports, *moved)
+    return (*kept, *in_udp, *moved)
 
 
 def _delete_statement(sa: EspSa) -> str:

@@ -90,7 +90,7 @@ class Natt(Peer):
         modes=frozenset({TUNNEL, TRANSPORT}),
         encapsulations=frozenset({AUTO, FORCE, OFF}),
         esp=frozenset(ESP_SUITES),
-        options=frozenset(OPTIONS) - {"liveness", "child_lifetime", "start_on_nat_t"},
+        options=frozenset(OPTIONS) - {"liveness", "child_lifetime", "retransmission", "start_on_nat_t"},
         features=frozenset(
             {
                 "keepalive",

@@ -9,6 +9,7 @@ from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+from lab.ike.ikev2.config import Retransmission
 from lab.net.model import Family
 from lab.nodes.node import Node, Program
 from lab.peers.suite import EspSuite, esp_suite
@@ -84,6 +85,9 @@ class Connection:
     0 never asks."""
     child_lifetime: float = 0.0
     """Seconds after which an end rekeys a child SA by itself; 0 leaves that to the other end."""
+    retransmission: Retransmission | None = None
+    """When requests are sent again, and how often before the other end counts as gone; None for the peer's
+    own habit."""
     mobike: bool = True
     secret: str = "nat-traversal-lab"
     inner_family: Family = 4
@@ -193,6 +197,7 @@ OPTIONS = (
     "pfkey",
     "liveness",
     "child_lifetime",
+    "retransmission",
     "start_on_nat_t",
     "nat_t",
     "deviations",
@@ -330,9 +335,23 @@ class Peer(ABC):
     def stop(self) -> None:
         """End the peer's programs and read their logs' last words. Safe to call twice and after a crash."""
 
+    def kill(self) -> None:
+        """End the peer's program at once, as a power cut would: no DELETE, no last words."""
+        assert self._program is not None
+        self._program.kill()
+
     def is_alive(self) -> bool:
         """Whether the peer's program still runs."""
         return self._program is not None and self._program.poll() is None
+
+    @property
+    def returncode(self) -> int | None:
+        """The exit status of the peer's program, a negative signal, or None while there is none."""
+        return None if self._program is None else self._program.poll()
+
+    @abstractmethod
+    def sas(self) -> list[dict[str, Any]]:
+        """The SAs as the implementation lists them, in its own words."""
 
     @property
     def pid(self) -> int:

@@ -10,6 +10,9 @@ from lab.nodes.node import Node, Program
 from lab.peers.peer import PeerError
 from lab.wait import DeadlineExceededError, wait_until
 
+_LOOK_EVERY = 0.02
+"""Seconds between two looks whether the program still runs; what it says ends the wait at once."""
+
 
 def start_ready(
     node: Node,
@@ -28,7 +31,7 @@ def start_ready(
     path.unlink(missing_ok=True)
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
         notify.bind(str(path))
-        notify.setblocking(False)
+        notify.settimeout(_LOOK_EVERY)
         program = node.start(argv, name=name, env={**env, "NOTIFY_SOCKET": str(path)})
 
         def last_words() -> str:
@@ -43,11 +46,11 @@ def start_ready(
                 )
             try:
                 return b"READY=1" in notify.recv(4096)
-            except BlockingIOError:
+            except TimeoutError:
                 return False
 
         try:
-            wait_until(is_ready, f"{name} on {node.name} to say READY=1", deadline)
+            wait_until(is_ready, f"{name} on {node.name} to say READY=1", deadline, interval=0)
         except DeadlineExceededError as error:
             program.kill()
             raise PeerError(f"{error}; it said: {last_words()}") from error

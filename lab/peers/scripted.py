@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import sys
+import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -58,7 +59,7 @@ class ScriptedNatt(Natt):
     capabilities = replace(
         Natt.capabilities,
         options=frozenset({"inner_family", "nat_t_port", "nat_t", "deviations", "ike"})
-        | {"liveness", "child_lifetime", "start_on_nat_t", "pf_key"},
+        | {"liveness", "child_lifetime", "retransmission", "start_on_nat_t", "pf_key"},
         features=Natt.capabilities.features - {"several-children", "nat-oa", "udp-checksum"},
     )
 
@@ -75,6 +76,9 @@ class ScriptedNatt(Natt):
         super().check(connection)
         if connection.child_lifetime and connection.version != IKEV2:
             raise UnsupportedError(cls.name, "child_lifetime with IKEv1")
+        patience = connection.retransmission
+        if patience is not None and patience.factor != 2 and connection.version != IKEV2:
+            raise UnsupportedError(cls.name, "retransmission with IKEv1 by another factor than 2")
         try:
             _v2_suite(connection.suites[0]) if connection.version == IKEV2 else _v1_suite(
                 connection.suites[0]
@@ -110,6 +114,7 @@ class ScriptedNatt(Natt):
                 mobike=connection.mobike,
                 liveness=connection.liveness,
                 child_lifetime=connection.child_lifetime,
+                retransmission=connection.retransmission or v2.Retransmission(),
                 **connection.ike,
             ),
             self._deviations,
@@ -118,9 +123,12 @@ class ScriptedNatt(Natt):
     def _ikev1(self) -> Ikev1Peer:
         end, connection = self.endpoint, self.connection
         nets: dict[str, Any] = {}
+        timing: dict[str, Any] = {}
         if connection.mode != TRANSPORT:
             remote = _around(network(end.remote_inner), *map(network, end.further_inner))
             nets = {"local_net": network(end.inner), "remote_net": remote}
+        if (patience := connection.retransmission) is not None:
+            timing = {"retransmit_after": patience.first, "retransmissions": patience.tries - 1}
         versions = () if connection.encapsulation == OFF else tuple(map(by_name, self._nat_t))
         aggressive = connection.version == IKEV1_AGGRESSIVE
         return Ikev1Peer(
@@ -139,6 +147,7 @@ class ScriptedNatt(Natt):
                 natt_port=connection.nat_t_port,
                 dpd_delay=connection.liveness or None,
                 **nets,
+                **timing,
                 **connection.ike,
             ),
             self._deviations,
@@ -213,7 +222,9 @@ class ScriptedNatt(Natt):
         self.manager.flush()
 
     def _took(self, event: Event) -> None:
-        """Ask nattd for keepalives once this end knows that it is behind a NAT (RFC 3948 section 4)."""
+        """Write the event down; ask nattd for keepalives once a NAT is known (RFC 3948 section 4)."""
+        with self._log.open("a") as log:
+            log.write(f"{time.time():.3f} {event}\n")
         if isinstance(self.machine, Ikev1Peer):
             for sa in self.machine.phase1s:
                 if sa.channel.keys is not None:
@@ -291,6 +302,10 @@ class ScriptedNatt(Natt):
         machine = self.machine
         self.manager.do(machine.check_alive if isinstance(machine, Ikev2Peer) else machine.dpd)
 
+    def is_alive(self) -> bool:
+        """Whether nattd runs and its key manager has not failed."""
+        return super().is_alive() and self.manager.failure is None
+
     @property
     def has_ike(self) -> bool:
         """Whether an IKE SA is established here."""
@@ -337,8 +352,16 @@ class ScriptedNatt(Natt):
         return self.endpoint.node.scratch / keys.IKEV1_TABLE
 
     def logs(self) -> list[Path]:
-        """As for any natt peer, and the key tables."""
-        return [*super().logs(), *self.endpoint.node.scratch.glob("ikev*_decryption_table")]
+        """As for any natt peer, the key tables, and what the state machine told."""
+        return [
+            *super().logs(),
+            *self.endpoint.node.scratch.glob("ikev*_decryption_table"),
+            *self.endpoint.node.scratch.glob(self._log.name),
+        ]
+
+    @property
+    def _log(self) -> Path:
+        return self.endpoint.node.scratch / "ike.log"
 
     @property
     def _pfkey_path(self) -> Path:

@@ -18,6 +18,7 @@ from typing import Any
 
 import vici
 
+from lab.ike.ikev2.config import Retransmission
 from lab.peers.peer import (
     AUTO,
     FORCE,
@@ -42,6 +43,8 @@ from lab.wait import wait_until
 
 VICI_DEADLINE = 10.0
 INITIATE_DEADLINE = 15.0
+_PATIENCE = Retransmission(1.0, 1.8, 4)
+"""Shorter than charon's own, by which a peer is gone after 165 seconds."""
 
 _CIPHERS = {
     "null": "null",
@@ -75,8 +78,9 @@ _PLUGINS = (
 )
 _CONFIGURATION = """charon-systemd {{
   load = {plugins}
-  retransmit_tries = 3
-  retransmit_timeout = 1.0
+  retransmit_tries = {retransmit_tries}
+  retransmit_timeout = {retransmit_timeout}
+  retransmit_base = {retransmit_base}
   keep_alive = {keepalive}
   port_nat_t = {nat_t_port}
   i_dont_care_about_security_and_use_aggressive_mode_psk = yes
@@ -114,7 +118,7 @@ class StrongSwan(Peer):
             if not suite.esn and suite.integrity != "hmac-sha2-256-96"
         ),
         options=frozenset({"further_esp", "inner_family", "nat_t_port", "wildcard"})
-        | {"liveness", "child_lifetime", "start_on_nat_t"},
+        | {"liveness", "child_lifetime", "retransmission", "start_on_nat_t"},
         features=frozenset({"ike", "keepalive", "nat-detection", "several-children"}),
     )
 
@@ -170,12 +174,16 @@ class StrongSwan(Peer):
         """Start charon, wait for READY=1 and for vici to answer, load the connection."""
         node = self.endpoint.node
         vici_path = node.scratch / "vici"
+        patience = self.connection.retransmission or _PATIENCE
         configuration = node.write_file(
             "strongswan.conf",
             _CONFIGURATION.format(
                 plugins=_PLUGINS.format(backend=" kernel-libipsec" if self.userland_esp else ""),
                 keepalive=f"{self.connection.keepalive:g}s",
                 nat_t_port=self.connection.nat_t_port,
+                retransmit_tries=patience.tries - 1,
+                retransmit_timeout=patience.first,
+                retransmit_base=patience.factor,
                 vici=vici_path,
                 libipsec="yes" if self.userland_esp else "no",
                 log=self._log,
@@ -248,10 +256,17 @@ class StrongSwan(Peer):
         if connection != self.connection:
             super().renew(connection)
             return
-        if self.sas():
-            with self._told("end its SAs"):
-                for _ in self._session.terminate({"ike": "lab", "force": "yes"}):
+        with self._told("end its SAs"):
+            wait_until(self._has_ended_all, lambda: f"charon to end its SAs; it has {self.sas()}")
+
+    def _has_ended_all(self) -> bool:
+        """End every IKE SA there is, also half-open ones; whether none is left."""
+        for sa in self.sas():
+            # One that ends by itself meanwhile cannot be found any more.
+            with contextlib.suppress(vici.exception.CommandException):
+                for _ in self._session.terminate({"ike-id": sa["uniqueid"], "force": "yes", "timeout": "-1"}):
                     pass
+        return not self.sas()
 
     def connect(self) -> None:
         """Initiate the IKE SA and its children; returns when all are installed here."""

@@ -8,7 +8,12 @@ import shutil
 import time
 from pathlib import Path
 
+from lab.report.results import FILE
+
 KEPT = 10
+"""Reports with their evidence."""
+REMEMBERED = 200
+"""Runs of which at least the results are kept, for their history."""
 _RUN = re.compile(r"\d{8}-\d{6}-\d+")
 
 
@@ -24,7 +29,10 @@ class ReportFolder:
         return cls(base / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}")
 
     def create(self) -> Path:
-        """Make the folder and point ``latest`` at it; the oldest beyond KEPT go."""
+        """Make the folder and point ``latest`` at it.
+
+        Of the oldest beyond KEPT the results stay alone, and those beyond REMEMBERED go.
+        """
         if not self.path.exists():
             self.path.mkdir(parents=True)
             link = self.path.parent / f".latest-{os.getpid()}"
@@ -32,8 +40,10 @@ class ReportFolder:
             link.symlink_to(self.path.name)
             link.replace(self.path.parent / "latest")
             runs = sorted(entry for entry in self.path.parent.iterdir() if _RUN.fullmatch(entry.name))
-            for old in runs[:-KEPT]:
+            for old in runs[:-REMEMBERED]:
                 shutil.rmtree(old, ignore_errors=True)
+            for old in runs[-REMEMBERED:-KEPT]:
+                _keep_only(FILE, old)
         return self.path
 
     @staticmethod
@@ -51,3 +61,13 @@ class ReportFolder:
         path = latest if latest.exists() and latest.resolve() == self.path.resolve() else self.path
         relative = os.path.relpath(path)
         return relative if not relative.startswith("..") else str(path)
+
+
+def _keep_only(name: str, folder: Path) -> None:
+    for entry in folder.iterdir():
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry, ignore_errors=True)
+        elif entry.name != name:
+            entry.unlink(missing_ok=True)
+    if not any(folder.iterdir()):
+        folder.rmdir()

@@ -16,6 +16,7 @@ from lab.report import host, matrix
 from lab.report.clock import utc
 from lab.report.folder import ReportFolder
 from lab.report.results import Result, Run
+from lab.report.writing import write_report
 
 MISUSE = "nattlab_misuse"
 """Under this key an xdist worker sends what was wrong with the options or the scenarios."""
@@ -37,6 +38,7 @@ class Gatherer:
         self._began = utc(time.time())
         self._started = time.monotonic()
         self._console = Console(soft_wrap=not sys.stdout.isatty(), highlight=False)
+        self._written: list[str] = []
         self._progress: Progress | None = None
         self._task: Any = None
 
@@ -102,11 +104,11 @@ class Gatherer:
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
-        """Write results.json; a broken lab or a collection error makes the run red."""
+        """Write the report."""
         if self._progress is not None:
             self._progress.stop()
         if self._full and self._results:
-            self.run().write(self._folder.create())
+            self._written = write_report(self.run(), self._folder)
 
     def run(self) -> Run:
         """The run as far as it has come."""
@@ -124,7 +126,7 @@ class Gatherer:
         )
 
     def pytest_unconfigure(self) -> None:
-        """Say how it went, after junit.xml was written."""
+        """Say how it went."""
         if self._full:
             self._conclude()
 
@@ -159,10 +161,8 @@ class Gatherer:
             show(f"  rerun:    {result.rerun}", markup=False)
         if self._full and results:
             seconds = time.monotonic() - self._started
-            show(
-                f"\nreports in {self._folder.shown()}/: junit.xml, results.json; {seconds:.1f} s",
-                markup=False,
-            )
+            files = ", ".join(self._written)
+            show(f"\nreports in {self._folder.shown()}/: {files}; {seconds:.1f} s", markup=False)
             errors = f", {len(self._errors)} errors" if self._errors else ""
             show(matrix.summary(results) + errors, markup=False)
 

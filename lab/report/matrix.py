@@ -22,7 +22,7 @@ _STYLES = {
     Verdict.UNSUPPORTED: "dim",
     Verdict.UNAVAILABLE: "yellow",
 }
-_GRAVITY = (
+GRAVITY = (
     Verdict.BROKEN_LAB,
     Verdict.FAILED,
     Verdict.UNEXPECTED_PASS,
@@ -32,6 +32,7 @@ _GRAVITY = (
     Verdict.UNAVAILABLE,
     Verdict.UNSUPPORTED,
 )
+"""The verdicts in the order in which they should be seen."""
 _SHORT = {"ikev1-main": "v1 main", "ikev1-aggressive": "v1 aggr", "ikev2": "v2", "manual": "manual"}
 
 Column = tuple[str, str, str]
@@ -52,7 +53,7 @@ def cell_text(results: Sequence[Result]) -> str:
     counts = Counter(result.verdict for result in results)
     parts = [
         verdict.mark + (f"×{counts[verdict]}" if counts[verdict] > 1 else "")
-        for verdict in _GRAVITY
+        for verdict in GRAVITY
         if counts[verdict]
     ]
     return " ".join(parts) or "·"
@@ -87,7 +88,7 @@ def table(results: Sequence[Result], titles: dict[str, str], width: int = 120) -
     for scenario, row in rows.items():
         squares = []
         for here in row:
-            gravest = next((v for v in _GRAVITY if any(r.verdict is v for r in here)), None)
+            gravest = next((v for v in GRAVITY if any(r.verdict is v for r in here)), None)
             squares.append(Text(cell_text(here), style=_STYLES[gravest] if gravest else "dim"))
         drawn.add_row(scenario, *squares, Text(titles[scenario], style="dim"))
     return drawn

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from lab.report.results import Attempt, Result, conclude
-from lab.report.verdict import Verdict
+from lab.report.verdict import KnownFailure, Verdict
 
 
 class Trial:
@@ -50,6 +50,18 @@ class Trial:
             elif reason:
                 changed = replace(changed, reason=f"{before.reason}\nand then: {reason}")
         self.attempts[-1] = changed
+
+    def finish(self, known: KnownFailure | None, has_crashed: bool) -> None:
+        """End the current attempt; `known` is the failure its scenario declares."""
+        if known is None:
+            return
+        verdict, reason = self.current.verdict, self.current.reason
+        if verdict is Verdict.FAILED and (known.crashes or not has_crashed):
+            verdict = Verdict.EXPECTED_FAILURE
+        elif verdict is Verdict.PASSED:
+            verdict = Verdict.UNEXPECTED_PASS
+            reason = f"passed, though it is known to fail: {known.ticket}"
+        self.attempts[-1] = replace(self.current, verdict=verdict, reason=reason)
 
     def add_evidence(self) -> None:
         """Note that evidence of the current attempt was written into its folder."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import StrEnum
 
 
@@ -49,3 +50,13 @@ _MARKS = {
     Verdict.FLAKY: "flk!",
     Verdict.BROKEN_LAB: "LAB!",
 }
+
+
+@dataclass(frozen=True)
+class KnownFailure:
+    """A failure that is known, and where: its cell passes for an expected failure, and must not pass."""
+
+    ticket: str
+    """Where it is known: an address, a number with its tracker, a sentence."""
+    crashes: bool = False
+    """Whether it is known to crash a program; other known failures do not excuse a crash."""

@@ -24,6 +24,7 @@ from lab.natt.pfkey.server import Delivery, PfKeyServer
 from lab.natt.pfkey.sockaddr import Sockaddr
 from lab.natt.sadb import Sadb
 from lab.natt.spd import Network, Spd
+from lab.natt.wire import Encap
 
 DATA = Path(__file__).parents[1] / "natt" / "pfkey" / "data"
 LINUX = Abi(Dialect.LINUX)
@@ -41,6 +42,8 @@ class Host:
         return address in LOCAL
 
     def serve(self, sa: SecurityAssociation) -> None: ...
+
+    def hear(self, local: str, encap: Encap) -> None: ...
 
     def route(self, networks: frozenset[Network]) -> None: ...
 

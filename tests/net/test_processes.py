@@ -158,9 +158,7 @@ def test_sigkill_of_the_owner_at_any_moment_leaves_nothing(seed: int):
 
 def test_a_process_that_asks_for_it_dies_with_its_parent():
     value = f"{os.getpid()}-{time.monotonic_ns()}"
-    child = (
-        "from lab.net.processes import die_with_parent; die_with_parent(); print('up', flush=True); input()"
-    )
+    child = "from lab.net.keeper import die_with_parent; die_with_parent(); print('up', flush=True); input()"
     parent = (
         "import subprocess, sys\n"
         f"subprocess.Popen([sys.executable, '-c', {child!r}])\n"

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from lab.report.folder import KEPT, ReportFolder
+from lab.report.folder import KEPT, REMEMBERED, ReportFolder
 
 
 def test_nothing_is_written_before_there_is_something_to_report(tmp_path: Path) -> None:
@@ -34,3 +34,26 @@ def test_paths_are_told_as_a_person_would_type_them(tmp_path: Path, monkeypatch:
     folder.create()
     assert folder.shown() == "reports/latest"
     assert folder.evidence_name("ENC-01[a-b-c-d]") == "cells/ENC-01.a-b-c-d"
+
+
+def test_of_older_runs_the_results_stay_for_their_history(tmp_path: Path) -> None:
+    for number in range(KEPT + 2):
+        folder = ReportFolder(tmp_path / f"20260101-0000{number:02}-7")
+        folder.create()
+        (folder.path / "cells/x").mkdir(parents=True)
+        (folder.path / "junit.xml").touch()
+        (folder.path / "results.json").touch()
+    ReportFolder(tmp_path / "20260101-000099-7").create()
+    for number in range(3):
+        old = tmp_path / f"20260101-0000{number:02}-7"
+        assert [path.name for path in old.iterdir()] == ["results.json"]
+    assert (tmp_path / "20260101-000005-7/cells/x").is_dir()
+
+
+def test_results_do_not_pile_up_for_ever(tmp_path: Path) -> None:
+    for number in range(REMEMBERED + 5):
+        old = tmp_path / f"20260101-00{number:04}-7"
+        old.mkdir()
+        (old / "results.json").touch()
+    ReportFolder(tmp_path / "20260102-000000-7").create()
+    assert sum(path.is_dir() and not path.is_symlink() for path in tmp_path.iterdir()) == REMEMBERED

@@ -6,8 +6,7 @@ import errno
 import secrets
 from collections.abc import Callable
 
-from ..association import SecurityAssociation, State, canonical
-from ..sadb import SadbError
+from ..association import Direction, Endpoint, SecurityAssociation, State, canonical
 from ..wire import Encap
 from .construction import build_record, build_sa, lifetimes_of, mode_of, nat_traversal
 from .description import describe_larval, describe_sa, host_address
@@ -129,12 +128,14 @@ class AssociationRequests:
         if sa is None:
             raise self._not_there(spi, ends)
         move = self._freebsd_move if self._dialect is Dialect.FREEBSD else self._checked_move
-        source, destination = move(message, sa)
+        source, destination, encap = move(message, sa)
         soft, hard = lifetimes_of(message, self._dialect)
-        if (source, destination) != ((sa.source, sa.sport), (sa.destination, sa.dport)):
+        if (source, destination, encap) != ((sa.source, sa.sport), (sa.destination, sa.dport), sa.encap):
+            local = (source if sa.direction is Direction.OUT else destination)[0]
             try:
-                self._state.sadb.move(sa, source, destination)
-            except SadbError as error:
+                self._state.host.hear(local, encap)
+                self._state.sadb.move(sa, source, destination, encap)
+            except OSError as error:
                 raise PfKeyError(error.errno or errno.EEXIST, str(error.strerror)) from None
         if message.has(Ext.LIFETIME_HARD) or message.has(Ext.LIFETIME_SOFT):
             sa.limit(soft, hard)
@@ -155,30 +156,32 @@ class AssociationRequests:
         others = [ends_of(sa) for sa in self._state.sadb] + [one.ends for one in self._state.larvals]
         return PfKeyError(errno.EINVAL if ends in others else errno.ENOENT, text)
 
-    def _checked_move(
-        self, message: Message, sa: SecurityAssociation
-    ) -> tuple[tuple[str, int], tuple[str, int]]:
+    def _checked_move(self, message: Message, sa: SecurityAssociation) -> tuple[Endpoint, Endpoint, Encap]:
         """Linux and NetBSD: a whole SA again. What cannot change under traffic must be the same."""
         wanted = build_sa(message, self._state.abi, sa.direction)
         for field in ("encap", "encryption", "encryption_key", "integrity", "integrity_key", "mode", "esn"):
             if getattr(wanted, field) != getattr(sa, field):
                 name = field.replace("_", " ")
                 raise PfKeyError(errno.EINVAL, f"SA {sa.spi:#010x}: {name} of a live SA cannot change")
-        return (wanted.source, wanted.sport), (wanted.destination, wanted.dport)
+        return (wanted.source, wanted.sport), (wanted.destination, wanted.dport), sa.encap
 
-    def _freebsd_move(
-        self, message: Message, sa: SecurityAssociation
-    ) -> tuple[tuple[str, int], tuple[str, int]]:
-        """FreeBSD: no keys, and new addresses in extensions of their own."""
+    def _freebsd_move(self, message: Message, sa: SecurityAssociation) -> tuple[Endpoint, Endpoint, Encap]:
+        """FreeBSD: no keys, and new addresses in extensions of their own.
+
+        With new addresses the encapsulation is made anew, too: none without X_NAT_T_TYPE.
+        """
         if message.has(Ext.KEY_AUTH) or message.has(Ext.KEY_ENCRYPT):
             raise PfKeyError(errno.EINVAL, f"SA {sa.spi:#010x}: keys of a live SA cannot change")
         natt = nat_traversal(message, self._dialect)
-        sport, dport = (sa.sport, sa.dport)
-        if ports_of(message, self._dialect) is not None:
+        sport, dport, encap = sa.sport, sa.dport, sa.encap
+        has_ports = ports_of(message, self._dialect) is not None
+        if message.has(Ext.X_NEW_ADDRESS_SRC) or message.has(Ext.X_NEW_ADDRESS_DST):
+            sport, dport, encap = (natt.sport, natt.dport, natt.encap) if has_ports else (0, 0, Encap.NONE)
+        elif has_ports:
             if natt.encap is not sa.encap:
                 raise PfKeyError(errno.EINVAL, f"SA {sa.spi:#010x} has encapsulation {sa.encap.word}")
             sport, dport = natt.sport, natt.dport
-        if sa.encap is not Encap.NONE and not (sport and dport):
+        if encap is not Encap.NONE and not (sport and dport):
             raise PfKeyError(errno.EINVAL, "X_NAT_T_SPORT or X_NAT_T_DPORT: 0")
         moved = []
         for kind, now in ((Ext.X_NEW_ADDRESS_SRC, sa.source), (Ext.X_NEW_ADDRESS_DST, sa.destination)):
@@ -187,7 +190,7 @@ class AssociationRequests:
             if (":" in address) != (":" in now):
                 raise PfKeyError(errno.EINVAL, f"{kind.name}: {address} is not of the family of {now}")
             moved.append(address)
-        return (moved[0], sport), (moved[1], dport)
+        return (moved[0], sport), (moved[1], dport), encap
 
     def delete(self, request: Request) -> list[Reply]:
         """Take SAs out; on the BSDs without SA extension all but larval ones of two ends."""

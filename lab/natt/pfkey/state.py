@@ -10,6 +10,7 @@ from typing import NamedTuple, Protocol
 from ..association import Direction, SecurityAssociation
 from ..sadb import Sadb
 from ..spd import Network, Spd
+from ..wire import Encap
 from .extensions import Address, Extension, Identity, Sa
 from .kame import NatTPort, NatTType
 from .message import Message
@@ -28,6 +29,10 @@ class Host(Protocol):
 
     def serve(self, sa: SecurityAssociation) -> None:
         """Make ready for an SA about to be installed; OSError if it cannot be served."""
+        ...
+
+    def hear(self, local: str, encap: Encap) -> None:
+        """Make ready for one that comes to end at this address with this encapsulation; OSError."""
         ...
 
     def route(self, networks: frozenset[Network]) -> None:

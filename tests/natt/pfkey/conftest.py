@@ -15,6 +15,7 @@ from lab.natt.pfkey.server import Delivery, PfKeyServer
 from lab.natt.pfkey.state import Session
 from lab.natt.sadb import Sadb
 from lab.natt.spd import Network, Spd
+from lab.natt.wire import Encap
 
 DATA = Path(__file__).parent / "data"
 
@@ -46,6 +47,7 @@ class FakeHost:
     def __init__(self, local: set[str]) -> None:
         self.local = local
         self.served: list[int] = []
+        self.heard: list[tuple[str, Encap]] = []
         self.networks: frozenset[Network] = frozenset()
         self.failure: OSError | None = None
 
@@ -56,6 +58,11 @@ class FakeHost:
         if self.failure:
             raise self.failure
         self.served.append(sa.spi)
+
+    def hear(self, local: str, encap: Encap) -> None:
+        if self.failure:
+            raise self.failure
+        self.heard.append((local, encap))
 
     def route(self, networks: frozenset[Network]) -> None:
         if self.failure:

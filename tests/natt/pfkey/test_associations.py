@@ -436,6 +436,16 @@ def test_update_follows_the_address_too(engine: Make) -> None:
     update = about(MessageType.UPDATE, new, *natt(4500, 30048), source=LOCAL, destination=PEER)
     kernel.ask(update)
     assert moved(only(kernel)) == (LOCAL, 4500, ELSEWHERE, 30048)
+    sa = only(kernel)
+    sa.sequence = 41
+    back = Address(Ext.X_NEW_ADDRESS_DST, Sockaddr(PEER), 32)
+    kernel.ask(about(MessageType.UPDATE, back, source=LOCAL, destination=ELSEWHERE))
+    assert (moved(sa), sa.encap) == ((LOCAL, 0, PEER, 0), Encap.NONE)
+    kernel.ask(about(MessageType.UPDATE, new, *natt(4500, 30048), source=LOCAL, destination=PEER))
+    assert (moved(sa), sa.encap) == ((LOCAL, 4500, ELSEWHERE, 30048), Encap.ESPINUDP)
+    assert kernel.host.heard[-2:] == [(LOCAL, Encap.NONE), (LOCAL, Encap.ESPINUDP)]
+    assert only(kernel) is sa
+    assert sa.sequence == 41
     wrong = Address(Ext.X_NEW_ADDRESS_DST, Sockaddr("::1"), 128)
     update = about(MessageType.UPDATE, wrong, source=LOCAL, destination=ELSEWHERE)
     assert kernel.refused(update) == errno.EINVAL

@@ -22,6 +22,7 @@ from lab.natt.pfkey.numbers import Dialect, Ext, MessageType, SaType
 from lab.natt.pfkey.sockaddr import Sockaddr
 from lab.natt.pfkey.transport import PfKeySocket, host_abi
 from lab.natt.tunnel import EventLoop
+from lab.natt.wire import Encap
 
 ABI = host_abi(Dialect.LINUX)
 ENDS = tuple(
@@ -41,6 +42,8 @@ class Host:
         return address == "10.0.0.2"
 
     def serve(self, sa: Any) -> None: ...
+
+    def hear(self, local: str, encap: Encap) -> None: ...
 
     def route(self, networks: Any) -> None: ...
 

@@ -1,0 +1,250 @@
+"""What happened in a cell, step by step: packets on their way from node to node, and what the lab did.
+
+Pure: from a capture and a journal to values that a diagram, a timeline and a comparison are made of.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from ipaddress import ip_address
+
+from lab.capture.ladder import Row, describe, rows
+from lab.capture.seen import Kind, Seen
+from lab.journal import Entry
+from lab.net.model import Graph
+from lab.net.model import Kind as NodeKind
+
+PACKET, FOLD, EVENT = "packet", "fold", "event"
+_BULK = frozenset(Kind) - {Kind.IKE, Kind.IKE_MARKED, Kind.MALFORMED}
+"""Kinds that come in numbers and look alike."""
+_NEIGHBOUR_DISCOVERY = range(130, 144)
+_HIGH_PORT = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Hop:
+    """A packet on one link: from node to node, and between which endpoints; a port is None where none is."""
+
+    link: str
+    sender: str
+    receiver: str
+    src: str
+    sport: int | None
+    dst: str
+    dport: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One line of a sequence, `ms` milliseconds after its begin.
+
+    A packet has `hops` in the order it took them and its `number` in the capture; it never got beyond the
+    node `lost_at`. An event is what the lab did at node `where`. A fold stands for `count` steps left out.
+    """
+
+    ms: float
+    what: str
+    text: str
+    number: int = 0
+    hops: tuple[Hop, ...] = ()
+    lost_at: str = ""
+    mark: str = ""
+    """``unmet`` where an expectation failed by this packet, ``wrong`` where it is malformed or suspicious."""
+    where: str = ""
+    outcome: str = ""
+    detail: str = ""
+    count: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Ends:
+    """Where a link is captured, and the node at its other end."""
+
+    here: str
+    there: str
+
+
+def steps(
+    packets: Sequence[Seen],
+    entries: Iterable[Entry],
+    graph: Graph,
+    ends: Mapping[str, Ends],
+    unmet: Collection[int] = (),
+) -> list[Step]:
+    """The steps of `packets` and `entries` in order of time, with runs of packets that look alike folded.
+
+    `ends` says of each link where it was captured; `unmet` are the numbers of packets that an expectation
+    failed by. Milliseconds count from the earlier of the first packet and the first entry.
+    """
+    shown = [packet for packet in packets if not _is_neighbourly(packet)]
+    noted = [entry for entry in entries if entry.outcome != "done"]
+    moments = [packet.time_ns for packet in shown[:1]] + [entry.time_ns for entry in noted[:1]]
+    if not moments:
+        return []
+    start = min(moments)
+    links = [link for link in ends if any(packet.link == link for packet in shown)]
+    found: list[tuple[int, Step, Kind | None]] = []
+    for row in rows(shown, links):
+        first = next(iter(row.values()))
+        found.append((first.time_ns, _packet(row, start, graph, ends, unmet), first.kind))
+    for entry in noted:
+        ms = (entry.time_ns - start) / 1e6
+        step = Step(ms, EVENT, entry.text, where=entry.where, outcome=entry.outcome, detail=entry.detail)
+        found.append((entry.time_ns, step, None))
+    found.sort(key=lambda each: each[0])
+    return _folded([(step, kind) for _, step, kind in found])
+
+
+def begin_ns(packets: Sequence[Seen], entries: Sequence[Entry]) -> int:
+    """The moment that steps() counts from, nanoseconds since the epoch; 0 where nothing happened."""
+    moments = [packet.time_ns for packet in packets if not _is_neighbourly(packet)][:1]
+    moments += [entry.time_ns for entry in entries if entry.outcome != "done"][:1]
+    return min(moments, default=0)
+
+
+def shortened(sequence: Sequence[Step], limit: int) -> list[Step]:
+    """At most about `limit` steps: what is marked, failed or the lab's doing, and of the rest both ends."""
+    if len(sequence) <= limit:
+        return list(sequence)
+    kept = {i for i, step in enumerate(sequence) if step.mark or step.outcome == "failed"}
+    kept |= {j for i in kept for j in (i - 1, i + 1) if 0 <= j < len(sequence)}
+    order = [*range(limit * 2 // 3), *range(len(sequence) - 1, limit * 2 // 3 - 1, -1)]
+    for i in order:
+        if len(kept) >= limit:
+            break
+        kept.add(i)
+    found: list[Step] = []
+    missing: list[Step] = []
+    for i, step in enumerate(sequence):
+        if i in kept:
+            found += _omitted(missing)
+            missing = []
+            found.append(step)
+        else:
+            missing.append(step)
+    return found + _omitted(missing)
+
+
+def shape(sequence: Iterable[Step]) -> list[str]:
+    """What the sequence looks like without what differs from run to run: times, SPIs, numbers, chosen ports.
+
+    One text a step; folds are left out and repeats stand once, so that two runs of the same behaviour are
+    alike however long they took.
+    """
+    found: list[str] = []
+    for step in sequence:
+        if step.what == FOLD:
+            continue
+        text = _form(step)
+        if not found or found[-1] != text:
+            found.append(text)
+    return found
+
+
+def _form(step: Step) -> str:
+    if step.what == EVENT:
+        return f"{step.where} {step.text}" + (" (failed)" if step.outcome == "failed" else "")
+    text = re.sub(r"\b[0-9a-f]{8}\b|\bseq \d+", "", step.text)
+    way = ", ".join(f"{hop.sender}→{hop.receiver}{_ports(hop)}" for hop in step.hops)
+    end = f", lost at {step.lost_at}" if step.lost_at else ""
+    return f"{' '.join(text.split())} ({way}{end})"
+
+
+def _ports(hop: Hop) -> str:
+    known = (port for port in (hop.sport, hop.dport) if port is not None)
+    ends = [str(port) if port < _HIGH_PORT or port == 4500 else "high" for port in known]
+    return f" {'→'.join(ends)}" if ends else ""
+
+
+def _is_neighbourly(packet: Seen) -> bool:
+    """ARP and its heirs: every link has them, and they cross no NAT."""
+    if packet.kind is Kind.ARP:
+        return True
+    v6 = packet.ip_version == 6 and packet.kind is Kind.ICMP
+    return v6 and packet.icmp_type in _NEIGHBOUR_DISCOVERY
+
+
+def _packet(row: Row, start: int, graph: Graph, ends: Mapping[str, Ends], unmet: Collection[int]) -> Step:
+    every = list(row.values())
+    first, last = every[0], every[-1]
+    hops = tuple(_hop(packet, ends[packet.link]) for packet in every)
+    wrong = any(packet.why or packet.hint for packet in every)
+    mark = "unmet" if any(packet.number in unmet for packet in every) else "wrong" if wrong else ""
+    return Step(
+        ms=(first.time_ns - start) / 1e6,
+        what=PACKET,
+        # The last copy is the one nearest to the receiver: its view of NAT detection counts.
+        text=describe(last),
+        number=first.number,
+        hops=hops,
+        lost_at=_lost_at(last, hops[-1], graph),
+        mark=mark,
+    )
+
+
+def _hop(packet: Seen, ends: Ends) -> Hop:
+    sender, receiver = (ends.here, ends.there) if packet.outgoing else (ends.there, ends.here)
+    return Hop(packet.link, sender, receiver, packet.src, packet.sport, packet.dst, packet.dport)
+
+
+def _lost_at(packet: Seen, hop: Hop, graph: Graph) -> str:
+    """The node that did not hand on a packet that was not for itself; a NAT puts fragments together first."""
+    node = graph.node(hop.receiver)
+    if node.kind is NodeKind.PEER or packet.kind is Kind.FRAGMENT or not packet.dst:
+        return ""
+    inside = node.nat.inside if node.nat else ()
+    own = [end.addresses for end in graph.interfaces(hop.receiver) if end.link in inside or not node.nat]
+    if any(address.ip == ip_address(packet.dst) for addresses in own for address in addresses):
+        return ""
+    return hop.receiver
+
+
+def _folded(found: Sequence[tuple[Step, Kind | None]]) -> list[Step]:
+    """Of packets that look alike the first since the last IKE message or event; the rest become folds."""
+    result: list[Step] = []
+    known: set[object] = set()
+    run: list[tuple[Step, Kind]] = []
+
+    def flush() -> None:
+        result.extend(_fold(run))
+        run.clear()
+
+    for step, kind in found:
+        if kind not in _BULK or step.mark:
+            flush()
+            known = set()
+            result.append(step)
+            continue
+        assert kind is not None
+        like = (kind, step.hops, step.lost_at)
+        if like in known:
+            run.append((step, kind))
+        else:
+            known.add(like)
+            flush()
+            result.append(step)
+    flush()
+    return result
+
+
+def _fold(run: Sequence[tuple[Step, Kind]]) -> list[Step]:
+    if len(run) < 2:
+        return [step for step, _ in run]
+    counts = Counter(kind.value for _, kind in run)
+    text = ", ".join(f"{count} × {kind}" for kind, count in counts.most_common())
+    return [Step(run[0][0].ms, FOLD, f"… {text}, as above", count=len(run))]
+
+
+def _omitted(missing: Sequence[Step]) -> list[Step]:
+    if not missing:
+        return []
+    count = sum(step.count for step in missing)
+    return [Step(missing[0].ms, FOLD, f"… {count} step{'s' * (count != 1)} not shown", count=count)]
+
+
+def rounded(step: Step) -> Step:
+    """The step with its time to a microsecond."""
+    return replace(step, ms=round(step.ms, 3))

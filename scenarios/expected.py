@@ -1,0 +1,31 @@
+"""Which peers a scenario is tried with: every registered one, or those its tables of expectations know.
+
+An entry in a table says what was measured of a peer. A peer whose driver registers itself joins the scenarios
+without a table at once, and those with a table as soon as it stands in there.
+"""
+
+from collections.abc import Container
+
+from lab.peers.registry import pairs
+
+SCRIPTED = "natt"
+Pairs = tuple[tuple[str, str], ...]
+
+
+def responders(*tables: Container[str]) -> Pairs:
+    """The scripted peer and, as the responder and subject, each peer that all `tables` know."""
+    return tuple(pair for pair in pairs() if pair[0] == SCRIPTED and _all_know(pair[1], tables))
+
+
+def initiators(*tables: Container[str]) -> Pairs:
+    """Each peer that all `tables` know, as the initiator and subject, and the scripted peer."""
+    return tuple(pair for pair in pairs() if pair[1] == SCRIPTED and _all_know(pair[0], tables))
+
+
+def with_scripted(*tables: Container[str]) -> Pairs:
+    """The scripted peer and each peer that all `tables` know, in either role."""
+    return tuple(dict.fromkeys((*responders(*tables), *initiators(*tables))))
+
+
+def _all_know(peer: str, tables: tuple[Container[str], ...]) -> bool:
+    return all(peer in table for table in tables)
