@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import cached_property, partial
 from pathlib import Path
 from random import Random
@@ -111,6 +111,11 @@ class Cell:
         if side not in self._peers:
             raise PeerError(f"the {side} peer was not started: call cell.up() or cell.start({side!r}) first")
         return self._peers[side]
+
+    @property
+    def peers(self) -> Mapping[str, Peer]:
+        """The peers that were started, by side."""
+        return self._peers
 
     def has_started(self, side: str) -> bool:
         """Whether the peer at `side` was started."""
@@ -340,13 +345,25 @@ def opened(spec: CellSpec, scratch: Path, seed: int = 0) -> Iterator[Cell]:
     connection = spec.make_connection()
     for name in (spec.left, spec.right):
         require(*driver(name, spec.version).needs(connection))
-    require(*BASE_NEEDS, *spec.scenario.needs)
+    require(*spec.scenario.needs)
+    peers = topology_file.load(spec.topology).peers
+    own_device = [side for side in peers if PEERS[spec.right if side == "right" else spec.left].owns_inner]
+    with built(spec, scratch, own_device, seed) as cell:
+        yield cell
+
+
+@contextlib.contextmanager
+def built(
+    spec: CellSpec, scratch: Path, inner_left_to: Collection[str] = (), seed: int = 0
+) -> Iterator[Cell]:
+    """The same whatever the peers support; those named put their inner addresses on devices of their own.
+
+    Raises UnavailableError, BrokenLabError, NetworkError, TopologyError.
+    """
+    connection = spec.make_connection()
     topology = topology_file.load(spec.topology)
-    require(*topology.needs)
-    own_device = [
-        side for side in topology.peers if PEERS[spec.right if side == "right" else spec.left].owns_inner
-    ]
-    with Network.build(topology, scratch, inner_left_to=own_device) as network:
+    require(*BASE_NEEDS, *topology.needs)
+    with Network.build(topology, scratch, inner_left_to=inner_left_to) as network:
         prove(network)
         points = [CapturePoint(p.link, p.interface, p.namespace) for p in network.capture_points()]
         ports = Ports(ike=(IKE_PORT,), nat_t=(NAT_T_PORT, connection.nat_t_port))

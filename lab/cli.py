@@ -3,27 +3,57 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import sys
+from collections.abc import Sequence
 
-from lab.commands import catalogue, compare, doctor, history, run, topology
-from lab.net.model import TopologyError
-from lab.scenario import ScenarioError
+from lab.errors import MisuseError
 
-SUBCOMMANDS = (doctor, run, catalogue, topology, compare, history)
+SUBCOMMANDS = {
+    "run": "run",
+    "catalogue": "catalogue",
+    "topology": "topology",
+    "doctor": "doctor",
+    "up": "up",
+    "ls": "ls",
+    "exec": "enter",
+    "shell": "enter",
+    "nat": "nat",
+    "capture": "capture",
+    "down": "down",
+    "compare": "compare",
+    "history": "history",
+}
+"""Subcommand → its module in lab.commands."""
+
+
+def parser_for(words: Sequence[str]) -> argparse.ArgumentParser:
+    """The parser of a command line: of the one subcommand it begins with, or of all of them."""
+    parser = argparse.ArgumentParser(prog="nattlab", description="Integration lab for IPsec NAT traversal.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    # Loading pytest and the peers takes longer than most subcommands do, and those do without.
+    wanted = [SUBCOMMANDS[words[0]]] if words and words[0] in SUBCOMMANDS else SUBCOMMANDS.values()
+    for module in dict.fromkeys(wanted):
+        importlib.import_module(f"lab.commands.{module}").add_to(commands)
+    return parser
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns its exit status (0 good, 1 bad cells, 2 misuse, 3 this host cannot)."""
-    parser = argparse.ArgumentParser(prog="nattlab", description="Integration lab for IPsec NAT traversal.")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for subcommand in SUBCOMMANDS:
-        subcommand.add_to(commands)
-    options, rest = parser.parse_known_args(arguments)
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    # What stands behind -- is somebody else's: a program's, or pytest's.
+    cut = given.index("--") if "--" in given else len(given)
+    parser = parser_for(given[:cut])
+    options, rest = parser.parse_known_args(given[:cut])
+    options.trailing = given[cut + 1 :]
     if rest and options.command != "run":
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
-    options.rest = rest
+        hint = " (a program's own arguments go behind --)" if options.command == "exec" else ""
+        parser.error(f"unrecognized arguments: {' '.join(rest)}{hint}")
+    if options.trailing and options.command not in ("exec", "run"):
+        parser.error(f"nothing goes behind -- of {options.command}: {' '.join(options.trailing)}")
+    options.rest = rest + options.trailing
     try:
         return int(options.call(options))
-    except (ScenarioError, TopologyError) as error:
+    except MisuseError as error:
         print(f"nattlab: {error}", file=sys.stderr)
         return 2

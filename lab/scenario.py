@@ -11,6 +11,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any, TypeVar
 
+from lab.errors import MisuseError
 from lab.peers.peer import IKEV1_AGGRESSIVE, VERSIONS, Connection, UnsupportedError
 from lab.peers.registry import PEERS, driver
 from lab.peers.registry import pairs as known_pairs
@@ -23,7 +24,7 @@ SPARED = (IKEV1_AGGRESSIVE,)
 mode in its first messages, and those have scenarios of their own."""
 
 
-class ScenarioError(Exception):
+class ScenarioError(MisuseError):
     """A scenario or the catalogue is wrong; the text names the scenario and the mistake."""
 
 

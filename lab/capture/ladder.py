@@ -42,7 +42,7 @@ def ladder(
     if not every:
         return "(no packets)"
     columns = list(links) if links is not None else list(dict.fromkeys(p.link for p in every))
-    sheet = _Sheet(every, columns, left or {}, width)
+    sheet = Sheet(every, columns, left or {}, width)
     drawn = rows(every, columns)
     marked = [any(p.number in marks for p in row.values()) for row in drawn]
     kept = _kept(marked, limit)
@@ -54,7 +54,8 @@ def ladder(
             line = sheet.line(row, marked[index])
             lines.append(line)
             # What is wrong with a packet must not be lost to the width.
-            wrong = next(iter(row.values())).why
+            first = next(iter(row.values()))
+            wrong = first.why or first.hint
             if wrong and len(line) > width:
                 lines.append(f"{'':{_HEAD}}└ {wrong}")
             skipped = 0
@@ -150,7 +151,7 @@ def _main_ends(packets: Sequence[Seen], link: str, left: frozenset[str]) -> tupl
     return pairs.most_common(1)[0][0] if pairs else ("", "")
 
 
-class _Sheet:
+class Sheet:
     """The columns of one ladder: how wide they are, and which addresses stand at their two ends."""
 
     def __init__(
@@ -164,6 +165,7 @@ class _Sheet:
         self.cell = max(_NARROWEST, min(_WIDEST, share))
 
     def header(self) -> list[str]:
+        """The names of the columns and the addresses at their ends."""
         cell = self.cell
         names = _GUTTER.join(_cut(link, cell).center(cell) for link in self.columns)
         lines = [f"{'#':>5}{'ms':>9} {names}"]
@@ -173,6 +175,7 @@ class _Sheet:
         return lines + [f"{'':{_HEAD}}{link}: {a} … {b}" for link, (a, b) in self.ends.items() if a]
 
     def line(self, row: Row, marked: bool) -> str:
+        """One packet on every link it reached."""
         packet = next(iter(row.values()))
         milliseconds = (packet.time_ns - self.start) / 1e6
         head = f"{'>' if marked else ' '}{packet.number:>4}{milliseconds:>9.3f} "

@@ -63,6 +63,13 @@ class Trace:
         self._seen = {}
         self.decisions.clear()
 
+    def keep_last(self, count: int) -> None:
+        """Forget all but the last `count` frames, and what was decided about the others."""
+        self._frames = self._frames[-count:]
+        kept = {frame.number for frame in self._frames}
+        self._seen = {number: seen for number, seen in self._seen.items() if number in kept}
+        self.decisions[:] = [each for each in self.decisions if kept.issuperset(each.numbers)]
+
     def __len__(self) -> int:
         return len(self._frames)
 

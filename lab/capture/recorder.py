@@ -73,6 +73,7 @@ class Recorder:
         self._stopping = False
         self._failure: BaseException | None = None
         self._number = 0
+        self._most: int | None = None
         self._thread: threading.Thread | None = None
         self._wake = -1
 
@@ -149,6 +150,11 @@ class Recorder:
         self.sync()
         with self._changed:
             self.trace.clear()
+
+    def keep_last(self, count: int) -> None:
+        """Keep memory bounded from now on: forget the oldest frames beyond some `count`."""
+        with self._changed:
+            self._most = count
 
     def wait_for(
         self, condition: Callable[[Packets], T], describe: str | Callable[[], str], deadline: float = 5.0
@@ -244,6 +250,9 @@ class Recorder:
             due.sort(key=lambda frame: frame.time_ns)
             with self._changed:
                 self.trace.extend(self._numbered(due))
+                # Some more than asked for, so that not every frame makes the rest move.
+                if self._most is not None and len(self.trace) > self._most + self._most // 10:
+                    self.trace.keep_last(self._most)
                 self._answered = max(self._answered, asked)
                 self._changed.notify_all()
             if stopping:

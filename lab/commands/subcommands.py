@@ -9,3 +9,8 @@ from typing import TypeAlias
 Subcommands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 SCENARIOS = Path(__file__).resolve().parent.parent.parent / "scenarios"
+
+
+def add_lab_option(parser: argparse.ArgumentParser) -> None:
+    """Add ``--name``: which of the standing labs is meant."""
+    parser.add_argument("--name", metavar="NAME", help="which lab; default: the only one there is")

@@ -38,5 +38,14 @@ os.register_at_fork(after_in_child=_after_fork)
 
 def die_with_parent() -> None:
     """Have the kernel kill this process when the thread that started it ends (prctl(2), PR_SET_PDEATHSIG)."""
-    if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL) != 0:
+    _set_parent_death_signal(signal.SIGKILL)
+
+
+def outlive_parent() -> None:
+    """Take die_with_parent() back."""
+    _set_parent_death_signal(0)
+
+
+def _set_parent_death_signal(number: int) -> None:
+    if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, number) != 0:
         raise NetworkError(f"prctl(PR_SET_PDEATHSIG): {os.strerror(ctypes.get_errno())}")

@@ -14,6 +14,7 @@ from functools import cached_property
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
 from typing import Literal
 
+from lab.errors import MisuseError
 from lab.net.behaviour import Behaviour
 
 Family = Literal[4, 6]
@@ -24,7 +25,7 @@ PrefixedAddress = IPv4Interface | IPv6Interface
 FAMILIES: tuple[Family, ...] = (4, 6)
 
 
-class TopologyError(ValueError):
+class TopologyError(MisuseError, ValueError):
     """A topology that cannot be built. `where` is the path to the culprit, e.g. ("links", "lan", "left")."""
 
     def __init__(self, text: str, where: tuple[str, ...] = ()) -> None:

@@ -86,6 +86,11 @@ class ProcessSpace:
         """The first process as this process sees it, or None before the first program."""
         return None if self._init is None else self._init.pid
 
+    @property
+    def path(self) -> str:
+        """A path to the namespace, valid while this process lives; starts its first process if need be."""
+        return f"/proc/{os.getpid()}/fd/{self._opened()}"
+
     def spawn(
         self,
         argv: Sequence[str],

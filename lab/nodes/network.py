@@ -106,6 +106,11 @@ class Network:
         """All NATs in the order of the topology."""
         return tuple(self._nats.values())
 
+    @property
+    def processes_path(self) -> str:
+        """A path to the PID namespace of its programs, valid while this process keeps the network."""
+        return self._processes.path
+
     def roam(self, node: str, link: str, family: Family = 4) -> None:
         """Move the default route of `node` to its neighbour on `link`. Raises TopologyError, NetworkError."""
         end = next((end for end in self.topology.interfaces(node) if end.link == link), None)

@@ -1,0 +1,1 @@
+"""Labs that outlive the command that made them: who keeps them, where they are listed, how they are asked."""

@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from lab.wait import wait_until
+
+ROOT = Path(__file__).resolve().parents[2]
+NATTLAB = [sys.executable, "-c", "import sys; from lab.cli import main; sys.exit(main())"]
+
+
+class House:
+    """A place with a /run of its own, where nattlab runs; afterwards nothing of it must be left."""
+
+    def __init__(self) -> None:
+        script = "mount -t tmpfs tmpfs /run && echo ready && exec cat"
+        self.init = subprocess.Popen(
+            ["unshare", "--mount", "sh", "-c", script],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert self.init.stdout is not None
+        assert self.init.stdout.readline() == "ready\n"
+        self.run = Path(f"/proc/{self.init.pid}/root/run")
+        self.seen: dict[int, str] = {}
+        self.held: set[int] = set()
+
+    def argv(self, *arguments: str) -> list[str]:
+        return ["nsenter", f"--mount=/proc/{self.init.pid}/ns/mnt", f"--wd={ROOT}", *NATTLAB, *arguments]
+
+    def __call__(
+        self, *arguments: str, status: int | None = 0, timeout: float = 120
+    ) -> subprocess.CompletedProcess[str]:
+        """Run nattlab to its end and require an exit status."""
+        done = subprocess.run(
+            self.argv(*arguments), capture_output=True, text=True, timeout=timeout, stdin=subprocess.DEVNULL
+        )
+        assert status in (None, done.returncode), done.stdout + done.stderr
+        assert "Traceback" not in done.stdout + done.stderr
+        self.remember()
+        return done
+
+    def keeper(self, name: str) -> int:
+        return int((self.run / "nattlab" / name / "keeper").read_text())
+
+    def remember(self) -> None:
+        """Note every process of the labs that are up, and every namespace their keepers hold."""
+        for folder in (self.run / "nattlab").glob("*"):
+            for pid in family(self.keeper(folder.name)):
+                if born := birth(pid):
+                    self.seen[pid] = born
+            self.held |= namespaces(self.keeper(folder.name))
+
+    def assert_nothing_is_left(self) -> None:
+        assert self.seen, "no lab was ever up"
+        wait_until(lambda: not self.survivors(), lambda: f"processes to end: {self.survivors()}", 15)
+        wait_until(
+            lambda: not self.held & held_by_anyone(), lambda: f"{len(self.held)} namespaces to vanish", 15
+        )
+        wait_until(lambda: not self.files(), lambda: f"files to go: {self.files()}", 5)
+
+    def survivors(self) -> list[int]:
+        return [pid for pid, born in self.seen.items() if birth(pid) == born]
+
+    def files(self) -> list[str]:
+        return [str(path.relative_to(self.run)) for path in self.run.rglob("*")]
+
+    def close(self) -> None:
+        for pid in self.survivors():
+            os.kill(pid, signal.SIGKILL)
+        self.init.kill()
+        self.init.communicate()
+
+
+def birth(pid: int) -> str | None:
+    """What tells a process from a later one of the same id; None once it has ended."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if fields[0] == "Z" else fields[19]
+
+
+def family(pid: int) -> list[int]:
+    """A process and its descendants."""
+    found = [pid]
+    for parent in found:
+        for listing in Path(f"/proc/{parent}/task").glob("*/children"):
+            try:
+                found += [int(child) for child in listing.read_text().split()]
+            except OSError:
+                continue
+    return found
+
+
+def namespaces(pid: int) -> set[int]:
+    """Inodes of the network namespaces a process holds open, without that of this process."""
+    own = os.stat("/proc/self/ns/net").st_ino
+    found = set()
+    for link in Path(f"/proc/{pid}/fd").glob("*"):
+        try:
+            if os.readlink(link).startswith("net:"):
+                found.add(os.stat(link).st_ino)
+        except OSError:
+            continue
+    return found - {own}
+
+
+def held_by_anyone() -> set[int]:
+    return set().union(*(namespaces(int(path.name)) for path in Path("/proc").glob("[0-9]*")))
+
+
+@pytest.fixture
+def nattlab() -> Iterator[House]:
+    house = House()
+    try:
+        yield house
+    finally:
+        house.close()
+
+
+@pytest.fixture(scope="module")
+def standing() -> Iterator[House]:
+    """A lab without peers that the tests of a module share."""
+    house = House()
+    try:
+        house("up", "one_nat")
+        yield house
+        house("down", "--all")
+        house.assert_nothing_is_left()
+    finally:
+        house.close()
