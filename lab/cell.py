@@ -38,14 +38,13 @@ from lab.probe import require
 from lab.report.record import Record
 from lab.report.sequence import Ends
 from lab.report.state import state
+from lab.report.timeline import CONNTRACK_LOG
 from lab.scenario import CellSpec
 from lab.wait import DeadlineExceededError
 
 T = TypeVar("T")
 
 BASE_NEEDS = ("root", "netns", "pidns")
-CONNTRACK_LOG = "conntrack.log"
-"""What became of the connections of the NATs, a change a line."""
 
 
 class Cell:
@@ -296,13 +295,18 @@ class Cell:
         """Ask nodes and peers for their state while they still run; save_evidence() writes it down."""
         self._state = state(self.network, self._peers)
 
-    def record(self, passed: bool) -> Record:
-        """The cell in short: its network, what happened, what was expected of it."""
+    def record(self, passed: bool, place: str) -> Record:
+        """The cell in short: its network, what happened, what was expected of it.
+
+        `place` is file and line of the scenario.
+        """
         links = self.network.capture_points()
         ends = {p.link: Ends(p.node, self.topology.link(p.link).other(p.node).node) for p in links}
         words = {nat.name: nat.config.describe() for nat in self.network.nats}
         words |= {side: peer.name for side, peer in self._peers.items()}
-        return Record.of(self.spec.name, passed, self.seen, self.journal.entries, self.topology, words, ends)
+        return Record.of(
+            self.spec.name, passed, self.seen, self.journal.entries, self.topology, words, ends, place
+        )
 
     def save_evidence(self, folder: Path) -> None:
         """Write captures, configurations, logs, NAT rules and state into `folder`."""

@@ -207,7 +207,8 @@ def cell(request: pytest.FixtureRequest) -> Iterator[Cell]:
                 made.save_evidence(evidence)
                 trial.add_evidence()
             if is_kept or crashes or request.config.getoption("--full-report"):
-                made.record(not (trial.current.verdict.is_bad or crashes)).write(evidence)
+                place = "{}:{}".format(*item.location[:2])
+                made.record(not (trial.current.verdict.is_bad or crashes), place).write(evidence)
             if crashes:
                 raise ProgramCrashError("\n".join(crashes))
     finally:

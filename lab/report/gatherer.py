@@ -108,7 +108,7 @@ class Gatherer:
         if self._progress is not None:
             self._progress.stop()
         if self._full and self._results:
-            self._written = write_report(self.run(), self._folder)
+            self._written = write_report(self.run(), self._folder, self._config.rootpath)
 
     def run(self) -> Run:
         """The run as far as it has come."""

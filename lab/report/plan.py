@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
+from lab.net import paths
+from lab.net.behaviour import BEHAVIOUR, PRESETS, Behaviour, Nat66
 from lab.net.model import Kind
 from lab.net.topology import Topology
 from lab.report.sequence import Step
@@ -45,6 +47,10 @@ class Plan:
     title: str
     nodes: tuple[PlanNode, ...]
     links: tuple[PlanLink, ...]
+    left_nats: tuple[str, ...] = ()
+    """kinds of the NATs that left is behind, nearest first"""
+    right_nats: tuple[str, ...] = ()
+    """kinds of those that right is behind, nearest to left first"""
 
 
 def plan(topology: Topology, words: Mapping[str, str], steps: Iterable[Step]) -> Plan:
@@ -67,7 +73,26 @@ def plan(topology: Topology, words: Mapping[str, str], steps: Iterable[Step]) ->
         a, b = sorted(link.ends, key=lambda end: columns[end.node])
         texts = [", ".join(str(address.ip) for address in end.addresses) for end in (a, b)]
         links.append(PlanLink(link.name, a.node, texts[0], b.node, texts[1]))
-    return Plan(topology.name, topology.title, nodes, tuple(links))
+    kinds = {node.name: nat_kind(node.nat) for node in topology.nodes if node.nat is not None}
+    sides: list[tuple[str, ...]] = [(), ()]
+    if {"left", "right"} <= set(topology.peers):
+        sides = [
+            tuple(kinds[name] for name in find(topology, "left", "right"))
+            for find in (paths.nats_left, paths.nats_entered)
+        ]
+    return Plan(topology.name, topology.title, nodes, tuple(links), *sides)
+
+
+def nat_kind(behaviour: Behaviour) -> str:
+    """The name of the preset that treats flows between inside and outside so, or the words for it."""
+    aside = {"hairpin": False, "isolate": False, "nat66": Nat66.ROUTE}
+    fields = {name: getattr(behaviour, name) for name in BEHAVIOUR} | aside
+    for name, preset in PRESETS.items():
+        if {each: getattr(preset, each) for each in BEHAVIOUR} | aside == fields:
+            return name
+    kind = f"{behaviour.mapping.value}/{behaviour.filtering.value}"
+    words = [word for word in behaviour.words() if word not in ("guard", "ESP dropped")]
+    return ", ".join(dict.fromkeys([kind, *words]))
 
 
 def observed_mappings(steps: Iterable[Step]) -> dict[str, list[str]]:

@@ -54,6 +54,8 @@ class Record:
     checks: tuple[Check, ...]
     steps: tuple[Step, ...]
     shape: tuple[str, ...]
+    place: str = ""
+    """File and line of the scenario, relative to the project."""
 
     @classmethod
     def of(
@@ -65,6 +67,7 @@ class Record:
         topology: Topology,
         words: Mapping[str, str],
         ends: Mapping[str, Ends],
+        place: str = "",
     ) -> Record:
         """The record of a cell whose capture and journal are complete."""
         decisions = packets.trace.decisions
@@ -83,6 +86,7 @@ class Record:
             checks=_checks(decisions),
             steps=tuple(map(sequence.rounded, sequence.shortened(every, STEPS[passed]))),
             shape=tuple(sequence.shape(every)),
+            place=place,
         )
 
     def write(self, folder: Path) -> Path:
@@ -108,6 +112,7 @@ class Record:
         drawn = loaded["plan"]
         drawn["nodes"] = _built(PlanNode, drawn["nodes"])
         drawn["links"] = _built(PlanLink, drawn["links"])
+        drawn |= {side: tuple(drawn.get(side, ())) for side in ("left_nats", "right_nats")}
         for step in loaded["steps"]:
             step["hops"] = tuple(Hop(*hop) for hop in step.get("hops", ()))
         steps = _built(Step, loaded["steps"])

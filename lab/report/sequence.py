@@ -138,13 +138,14 @@ def shape(sequence: Iterable[Step]) -> list[str]:
     for step in sequence:
         if step.what == FOLD:
             continue
-        text = _form(step)
+        text = form(step)
         if not found or found[-1] != text:
             found.append(text)
     return found
 
 
-def _form(step: Step) -> str:
+def form(step: Step) -> str:
+    """What a step looks like in shape()."""
     if step.what == EVENT:
         return f"{step.where} {step.text}" + (" (failed)" if step.outcome == "failed" else "")
     text = re.sub(r"\b[0-9a-f]{8}\b|\bseq \d+", "", step.text)

@@ -66,11 +66,11 @@ def test_it_is_appended_to_the_summary_of_a_github_step(
     step.write_text("before\n")
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(step))
     folder = ReportFolder.new(tmp_path / "reports")
-    assert write_report(EVERY, folder) == ["junit.xml", "results.json", "summary.md"]
+    assert write_report(EVERY, folder, tmp_path) == ["index.html", "junit.xml", "results.json", "summary.md"]
     assert step.read_text() == "before\n" + (folder.path / "summary.md").read_text()
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "no/such"))
-    write_report(EVERY, folder)
+    write_report(EVERY, folder, tmp_path)
     assert f"GITHUB_STEP_SUMMARY: {tmp_path}/no/such: No such file" in capsys.readouterr().err
     monkeypatch.delenv("GITHUB_STEP_SUMMARY")
-    write_report(EVERY, folder)
+    write_report(EVERY, folder, tmp_path)
     assert step.read_text().count("nattlab:") == 1

@@ -1,0 +1,1 @@
+"""The report as a folder of HTML pages that need nothing but themselves."""

@@ -1,0 +1,173 @@
+"""What stands on the page of a cell."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from lab.report.divergence import Divergence, divergence, step_of
+from lab.report.folder import ReportFolder
+from lab.report.html.diagram import Diagram, diagram
+from lab.report.html.network import Drawing, drawing
+from lab.report.record import FILE, Record
+from lab.report.results import Attempt, Result
+from lab.report.timeline import Moment, timeline
+from lab.report.verdict import Verdict
+
+SHOWN = 60_000
+"""Characters of a file that a page shows; more are in the file."""
+_SHOWN_KINDS = {".log", ".txt", ".json", ".toml", ".conf", ".rules", ".stdout", ".stderr", ".ini", ".xml"}
+_PAGES = ("index.html", FILE)
+
+
+@dataclass(frozen=True)
+class File:
+    """A file of the evidence, `path` relative to the page; `text` is empty where a page does not show it."""
+
+    path: str
+    size: int
+    text: str
+    is_cut: bool
+
+
+@dataclass(frozen=True)
+class Tried:
+    """An attempt at the cell and the files kept of it."""
+
+    number: int
+    attempt: Attempt
+    files: tuple[File, ...]
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """A run of the cell that passed: its record and what it is called."""
+
+    record: Record
+    name: str
+
+
+@dataclass(frozen=True)
+class CellPage:
+    """Everything that the template of a cell needs."""
+
+    result: Result
+    tried: tuple[Tried, ...]
+    code: str
+    place: str
+    record: Record | None = None
+    network: Drawing | None = None
+    sequence: Diagram | None = None
+    moments: tuple[Moment, ...] = ()
+    baseline: Baseline | None = None
+    differs: Divergence | None = None
+
+
+def cell_page(
+    report: Path, root: Path, result: Result, record: Record | None, passed: Baseline | None
+) -> CellPage:
+    """Put together the page of `result`, whose report is in the folder `report`.
+
+    `root` is the folder that the places of scenarios are relative to, `passed` the last run that did.
+    """
+    tried = tuple(
+        Tried(number, attempt, _files(report, result.cell, number))
+        for number, attempt in enumerate(result.attempts, 1)
+    )
+    place, code = _scenario(root, record.place) if record is not None else ("", "")
+    if record is None:
+        return CellPage(result, tried, code, place)
+    found = None
+    if result.verdict is not Verdict.PASSED:
+        passed = _retried(report, result) or passed
+        found = divergence(passed.record.shape, record.shape) if passed is not None else None
+    at = step_of(record.steps, found.index) if found is not None else None
+    logs = {
+        file.path: file.text
+        for each in tried
+        if each.attempt.evidence == result.evidence
+        for file in each.files
+    }
+    return CellPage(
+        result,
+        tried,
+        code,
+        place,
+        record,
+        drawing(record.plan),
+        diagram(record.plan, record.steps, at),
+        tuple(timeline(record, logs)) if result.evidence else (),
+        passed,
+        found,
+    )
+
+
+def record_of(report: Path, result: Result) -> Record | None:
+    """The record of the attempt that decided, or of the last one."""
+    last = max(1, len(result.attempts))
+    folder = result.evidence or ReportFolder.evidence_name(result.cell, last)
+    return Record.read(report / folder / FILE)
+
+
+def _retried(report: Path, result: Result) -> Baseline | None:
+    """The attempt at the same cell that passed, where there is one."""
+    for number, attempt in enumerate(result.attempts, 1):
+        if attempt.verdict is Verdict.PASSED:
+            record = Record.read(report / ReportFolder.evidence_name(result.cell, number) / FILE)
+            if record is not None:
+                return Baseline(record, f"attempt {number} of this run")
+    return None
+
+
+def _files(report: Path, cell: str, attempt: int) -> tuple[File, ...]:
+    own = report / ReportFolder.evidence_name(cell)
+    folder = report / ReportFolder.evidence_name(cell, attempt)
+    if not folder.is_dir():
+        return ()
+    base = "" if folder == own else f"../{folder.name}/"
+    return tuple(
+        _file(path, base + path.relative_to(folder).as_posix())
+        for path in sorted(folder.rglob("*"), key=lambda path: (len(path.relative_to(folder).parts), path))
+        if path.is_file() and path.name not in _PAGES
+    )
+
+
+def _file(path: Path, shown: str) -> File:
+    text, size = "", path.stat().st_size
+    if path.suffix in _SHOWN_KINDS:
+        with path.open(errors="replace") as file:
+            text = file.read(SHOWN)
+    return File(shown, size, text, bool(text) and size > SHOWN)
+
+
+def _scenario(root: Path, place: str) -> tuple[str, str]:
+    """Where the scenario stands, counted from 1, and its source; both empty where that cannot be told."""
+    name, _, line = place.rpartition(":")
+    if not name or not line.isdigit():
+        return "", ""
+    number = int(line) + 1
+    for first, last, text in _functions(root / name):
+        if first <= number <= last:
+            return f"{name}:{first}", text
+    return f"{name}:{number}", ""
+
+
+@cache
+def _functions(path: Path) -> Sequence[tuple[int, int, str]]:
+    """First line with its decorators, last line and source of each function of a Python file."""
+    try:
+        text = path.read_text()
+        tree = ast.parse(text)
+    except (OSError, SyntaxError, UnicodeDecodeError):
+        return ()
+    lines = text.splitlines()
+    found = []
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef):
+            first = min([node.lineno, *(each.lineno for each in node.decorator_list)])
+            last = node.end_lineno or node.lineno
+            found.append((first, last, "\n".join(lines[first - 1 : last])))
+    return found
