@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from functools import lru_cache
 from ipaddress import ip_address, ip_interface, ip_network
 from pathlib import Path
 
@@ -79,6 +80,7 @@ def load(name: str | Path, directory: Path = DIRECTORY) -> Topology:
     return parse(text, file.stem if last is None else str(name), str(file), last)
 
 
+@lru_cache(maxsize=256)
 def parse(text: str, name: str, source: str, last: int | None = None) -> Topology:
     """Read a topology from YAML `text`; errors start with `source`:line. Raises TopologyError.
 
