@@ -163,8 +163,12 @@ class InputPath:
         start, count = 0, len(packets)
         while start < count:
             packet = packets[start]
+            if len(packet) < ESP_HEADER_LENGTH:
+                results.append(self._drop("XfrmInHdrError"))
+                start += 1
+                continue
             spi_octets, end = packet[:4], start + 1
-            while end < count and packets[end][:4] == spi_octets:
+            while end < count and packets[end][:4] == spi_octets and len(packets[end]) >= ESP_HEADER_LENGTH:
                 end += 1
             same = packets if end - start == count else packets[start:end]
             start = end
@@ -180,15 +184,10 @@ class InputPath:
             elif sa.encap is not encap and profile.strict_encap:
                 counter = "XfrmInStateMismatch"
             if sa is None or counter:
-                results += [self._refuse(counter, spi, packet) for packet in same]
+                results += [self._drop(counter, spi, *_SEQUENCE.unpack_from(packet, 4)) for packet in same]
             else:
                 results += self._open(sa, same, source, encap, now, tos)
         return results
-
-    def _refuse(self, counter: str, spi: int, packet: bytes) -> Dropped:
-        if len(packet) < ESP_HEADER_LENGTH:
-            return self._drop("XfrmInHdrError")
-        return self._drop(counter, spi, int.from_bytes(packet[4:8], "big"))
 
     def _open(
         self,
@@ -211,10 +210,6 @@ class InputPath:
         )
         count = 0
         for packet in packets:
-            if len(packet) < ESP_HEADER_LENGTH:
-                results.append(self._drop("XfrmInHdrError"))
-                accepted = None
-                continue
             counter, mapping = "", None
             (low,) = sequence_in(packet, 4)
             sequence = check(low)
