@@ -106,14 +106,12 @@ class OuterSocket:
                     continue
                 raise
             octets -= len(data)
-            received = self._received(data, ancillary, source)
-            if received is not None:
-                batch.append(received)
+            batch.append(self._received(data, ancillary, source))
         return batch
 
     def _received(
         self, data: bytes, ancillary: Iterable[tuple[int, int, bytes]], source: tuple[str, int]
-    ) -> Received | None:
+    ) -> Received:
         tos, local, segment = 0, self.address, 0
         for level, kind, value in ancillary:
             if level == socket.IPPROTO_IP:

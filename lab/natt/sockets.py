@@ -161,14 +161,15 @@ class RawEspSocket(OuterSocket):
 
     def _received(
         self, data: bytes, ancillary: Iterable[tuple[int, int, bytes]], source: tuple[str, int]
-    ) -> Received | None:
+    ) -> Received:
         if self._six:
             received = super()._received(data, ancillary, source)
-            return received and received._replace(source=(received.source[0], 0))
+            return received._replace(source=(received.source[0], 0))
         try:
             header = parse_ip(data)
         except IpError:
-            return None
+            # Nothing, which input counts as the incomplete ESP header it is.
+            return Received(b"", (source[0], 0), self.endpoint, 0)
         destination = socket.inet_ntop(socket.AF_INET, header.destination)
         payload = data[header.header_length : header.total_length]
         return Received(payload, (source[0], 0), (destination, 0), header.tos)

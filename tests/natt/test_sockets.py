@@ -10,6 +10,7 @@ import struct
 import pytest
 
 from lab.natt.datagrams import Received, runs
+from lab.natt.encapsulator import Encapsulator
 from lab.natt.sockets import RawEspSocket, UdpChecksum, UdpEncapSocket, notify
 from lab.natt.wire import Encap, Profile
 from lab.wait import wait_until
@@ -120,6 +121,20 @@ def test_bare_esp(here: str, there: str) -> None:
     finally:
         sender.close()
         receiver.close()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root for a raw socket")
+def test_a_header_that_cannot_be_read_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    encapsulator = Encapsulator()
+    raw = encapsulator.open_raw("127.0.0.9")
+    # No kernel hands out such a packet: a socket that does takes its place.
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stand_in:
+        stand_in.bind(("127.0.0.9", 0))
+        stand_in.setblocking(False)
+        monkeypatch.setattr(raw, "_socket", stand_in)
+        stand_in.sendto(b"\x45 is no header", stand_in.getsockname())
+        encapsulator.raw_ready(raw, 0.0)
+    assert encapsulator.counters["XfrmInHdrError"] == 1
 
 
 @pytest.mark.parametrize("abstract", [False, True])
