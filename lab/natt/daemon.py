@@ -8,6 +8,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from types import FrameType
 
 from .association import packed
@@ -149,6 +150,12 @@ class Daemon:
         """Leave `run` soon; fit to be a signal handler."""
         self._stopping = True
 
+    def refuse_reload(self, *_: int | FrameType | None) -> None:
+        """Say that SIGHUP reloads nothing; fit to be a signal handler."""
+        # A SIGHUP may be the end of the terminal that this would go to.
+        with suppress(OSError):
+            print("nattd: SIGHUP: nothing is read again; SAs change over PF_KEY", file=sys.stderr)
+
     def _woken(self) -> None:
         try:
             self._wake.recv(64)
@@ -190,7 +197,10 @@ class Daemon:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run nattd; status 0 after SIGTERM or SIGINT, 1 if the system refuses, 2 for a bad configuration."""
+    """Run nattd; status 0 after SIGTERM or SIGINT, 1 if the system refuses, 2 for a bad configuration.
+
+    SIGHUP is answered with a word and changes nothing: of SAs that came over PF_KEY a file knows nothing.
+    """
     try:
         config, options = read_arguments(argv)
     except ConfigError as error:
@@ -199,6 +209,8 @@ def main(argv: list[str] | None = None) -> int:
     daemon = Daemon(config, options)
     signal.signal(signal.SIGTERM, daemon.stop)
     signal.signal(signal.SIGINT, daemon.stop)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, daemon.refuse_reload)
     try:
         daemon.start()
         if options.export_keys:

@@ -238,6 +238,19 @@ def test_a_removed_device_ends_it_with_a_word(wire: Wire, start: Start, left_con
     assert not left.control.exists()
 
 
+def test_sighup_reloads_nothing_and_ends_nothing(wire: Wire, start: Start, left_config: Config) -> None:
+    left = start(wire[0], "left", left_config())
+    client = left.client()
+    before = client.ask(op="sas")
+    for _ in range(2):
+        left.process.send_signal(signal.SIGHUP)
+        assert left.process.stderr is not None
+        told = left.process.stderr.readline().decode()
+        assert told == "nattd: SIGHUP: nothing is read again; SAs change over PF_KEY\n"
+    assert client.ask(op="sas") == before
+    assert left.stop() == 0
+
+
 def test_killed_it_leaves_nothing_in_the_way(wire: Wire, start: Start, left_config: Config) -> None:
     left = start(wire[0], "left", left_config())
     before = inventory(wire[0])[:3]
