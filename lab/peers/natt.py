@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -132,23 +132,26 @@ class Natt(Peer):
         )
 
     def start(self) -> None:
-        """Write the configuration, start nattd and wait for READY=1."""
+        """Write the configuration, start nattd and wait for READY=1; load its keys if they go over PF_KEY."""
+        connection = self.connection
+        options = ["--export-keys", str(self.endpoint.node.scratch)]
+        if connection.pf_key or connection.pfkey:
+            options += self._pfkey_options(connection.pf_key)
+        self._start_nattd(options, () if connection.privileged else UNPRIVILEGED)
+        if connection.pf_key:
+            self._key_socket = KeySocket(self._pfkey_path, connection.pf_key)
+            self._key_socket.load(self.key_statements() if connection.child else "")
+
+    def _pfkey_options(self, dialect: str) -> list[str]:
+        return ["--pfkey", str(self._pfkey_path), *(["--pfkey-dialect", dialect] if dialect else [])]
+
+    def _start_nattd(self, options: Sequence[str], prefix: Sequence[str] = ()) -> None:
         node = self.endpoint.node
         configuration = node.write_file("nattd.toml", self.configuration())
-        argv = [sys.executable, "-m", "lab.natt.daemon", "--config", str(configuration)]
-        argv += ["--control", str(self._control_path), "--export-keys", str(node.scratch)]
-        dialect = self.connection.pf_key
-        if dialect:
-            argv += ["--pfkey", str(self._key_path), "--pfkey-dialect", dialect]
-        if self.connection.pfkey:
-            argv += ["--pfkey", str(self._pfkey)]
-        if not self.connection.privileged:
-            argv[:0] = UNPRIVILEGED
+        argv = [*prefix, sys.executable, "-m", "lab.natt.daemon", "--config", str(configuration)]
+        argv += ["--control", str(self._control_path), *options]
         self._program = start_ready(node, argv, "nattd", environment())
         self._control = NattControl(self._control_path)
-        if dialect:
-            self._key_socket = KeySocket(self._key_path, dialect)
-            self._key_socket.load(self.key_statements() if self.connection.child else "")
 
     @property
     def local(self) -> tuple[str, int]:
@@ -289,7 +292,7 @@ class Natt(Peer):
 
     def new_key_socket(self) -> KeySocket:
         """One more key manager's connection; close it."""
-        return KeySocket(self._key_path, self.connection.pf_key)
+        return KeySocket(self._pfkey_path, self.connection.pf_key)
 
     def _original_addresses(self) -> dict[str, str]:
         """NAT-OA of what arrives: the addresses the other end computed its checksums with."""
@@ -371,14 +374,14 @@ class Natt(Peer):
         self._nattctl("load", "-", text=statements)
 
     def _nattctl(self, *arguments: str, text: str = "") -> str:
-        argv = [sys.executable, "-m", "lab.natt.nattctl", "--pfkey", str(self._pfkey), *arguments]
+        argv = [sys.executable, "-m", "lab.natt.nattctl", "--pfkey", str(self._pfkey_path), *arguments]
         done = self.endpoint.node.run(argv, input=text, env=os.environ)
         if done.returncode:
             raise PeerError(f"nattctl {arguments[0]} on {self.endpoint.name}: {done.stderr.strip()}")
         return done.stdout
 
     @property
-    def _pfkey(self) -> Path:
+    def _pfkey_path(self) -> Path:
         return self.endpoint.node.scratch / "pfkey"
 
     @property
@@ -409,10 +412,6 @@ class Natt(Peer):
         """Configuration, ESP keys for Wireshark, standard output and error."""
         files = [self.endpoint.node.scratch / "nattd.toml", *self.endpoint.node.scratch.glob("esp_sa*")]
         return self._existing(*files)
-
-    @property
-    def _key_path(self) -> Path:
-        return self.endpoint.node.scratch / "keys"
 
     @property
     def _control_path(self) -> Path:

@@ -7,7 +7,6 @@ tells it by PF_KEY what to encapsulate.
 from __future__ import annotations
 
 import ipaddress
-import sys
 import time
 from dataclasses import replace
 from functools import partial
@@ -34,7 +33,7 @@ from lab.ike.transport import Endpoint as UdpEndpoint
 from lab.ike.versions import by_name
 from lab.natt.pfkey.numbers import Dialect
 from lab.peers.keymanager import KeyManager
-from lab.peers.natt import Natt, NattControl, environment, network, table
+from lab.peers.natt import Natt, network, table
 from lab.peers.peer import (
     FORCE,
     IKEV1_AGGRESSIVE,
@@ -46,7 +45,6 @@ from lab.peers.peer import (
     PeerError,
     UnsupportedError,
 )
-from lab.peers.readiness import start_ready
 from lab.peers.suite import EspSuite
 from lab.wait import DeadlineExceededError, wait_until
 
@@ -188,13 +186,7 @@ class ScriptedNatt(Natt):
 
     def start(self) -> None:
         """Start nattd with its PF_KEY socket, then the key manager on it."""
-        node = self.endpoint.node
-        configuration = node.write_file("nattd.toml", self.configuration())
-        argv = [sys.executable, "-m", "lab.natt.daemon", "--config", str(configuration)]
-        argv += ["--control", str(self._control_path), "--pfkey", str(self._pfkey_path)]
-        argv += ["--pfkey-dialect", self._dialect.value]
-        self._program = start_ready(node, argv, "nattd", environment())
-        self._control = NattControl(self._control_path)
+        self._start_nattd(self._pfkey_options(self._dialect.value))
         self._manage()
 
     @property
@@ -362,10 +354,6 @@ class ScriptedNatt(Natt):
     @property
     def _log(self) -> Path:
         return self.endpoint.node.scratch / "ike.log"
-
-    @property
-    def _pfkey_path(self) -> Path:
-        return self.endpoint.node.scratch / "pfkey"
 
 
 def _around(first: str, *others: str) -> str:
