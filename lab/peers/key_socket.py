@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
-import itertools
-import os
-import socket
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from lab.natt.pfkey.client import Heard, PfKeyConnection
 from lab.natt.pfkey.extensions import Address, Extension
 from lab.natt.pfkey.kame import NatTFragment
-from lab.natt.pfkey.message import Message, decode, decode_header, encode
+from lab.natt.pfkey.message import Message, decode_header, encode
 from lab.natt.pfkey.numbers import ANY_PROTOCOL, Dialect, Ext, MessageType, SaType
 from lab.natt.pfkey.sockaddr import Sockaddr
-from lab.natt.pfkey.transport import LONGEST, host_abi
+from lab.natt.pfkey.transport import host_abi
 from lab.natt.setkey.printing import statement
 from lab.natt.setkey.statements import parse
 from lab.peers.peer import PeerError
 
 DEADLINE = 5.0
-_DUMPS = ("DUMP", "X_SPDDUMP")
 
 
 @dataclass(frozen=True)
@@ -51,11 +48,7 @@ class KeySocket:
     """A connection to the PF_KEY socket at `path`, whose messages are of `dialect`. PeerError on silence."""
 
     def __init__(self, path: Path, dialect: str) -> None:
-        self._abi = host_abi(Dialect(dialect))
-        self._seq = itertools.count(1)
-        self._kept: list[KeyAnswer] = []
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._socket.connect(str(path))
+        self._connection = PfKeyConnection(str(path), host_abi(Dialect(dialect)))
 
     def octets(
         self, text: str, type: str = "", *, original_destination: str = "", fragment: int = 0
@@ -83,23 +76,18 @@ class KeySocket:
         )
 
     def _encode(self, message: Message) -> bytes:
-        return encode(replace(message, seq=next(self._seq), pid=os.getpid()), self._abi)
+        return encode(self._connection.numbered(message), self._connection.abi)
 
     def ask(self, octets: bytes) -> KeyAnswer:
         """Send a message and return the answer to it, refused or not."""
-        sent = self._send(octets)
-        return self._next(
-            lambda answer: (answer.message.type, answer.seq, answer.pid) == sent,
-            f"an answer to message type {sent[0]}, seq {sent[1]}",
-        )
+        return self.ask_for_all(octets)[-1]
 
     def ask_for_all(self, octets: bytes) -> list[KeyAnswer]:
-        """Send a DUMP and return its answers, none if there is nothing to tell."""
-        self._send(octets)
-        found: list[KeyAnswer] = []
-        while not found or (found[-1].seq and not found[-1].error):
-            found.append(self._next(lambda answer: answer.type in _DUMPS, "the next message of a dump"))
-        return [] if found[-1].error == "ENOENT" else found
+        """Send a message and return its answers, of a DUMP the entries and then what ends it."""
+        request = decode_header(octets, self._connection.abi)
+        with self._awaiting(f"an answer to message type {request.type}, seq {request.seq}"):
+            self._connection.send(octets)
+            return [_answer(heard) for heard in self._connection.answers(request, DEADLINE)]
 
     def say(self, text: str, type: str = "", **more: Any) -> KeyAnswer:
         """Ask with the message of a statement, see `octets`."""
@@ -114,7 +102,8 @@ class KeySocket:
 
     def dump(self) -> list[str]:
         """Every SA as a setkey statement."""
-        return [answer.statement() for answer in self.ask_for_all(self.octets("dump ;"))]
+        answers = self.ask_for_all(self.octets("dump ;"))
+        return [] if answers[-1].error == "ENOENT" else [answer.statement() for answer in answers]
 
     def register(self) -> None:
         """Ask to be told what concerns ESP: ACQUIRE, EXPIRE, new mappings."""
@@ -124,56 +113,30 @@ class KeySocket:
 
     def notice(self, type: str) -> KeyAnswer:
         """The next message of a type that nobody asked for."""
-        return self._next(lambda answer: answer.type == type, f"a message of type {type}")
+        with self._awaiting(f"a message of type {type}"):
+            return _answer(self._connection.take(_is(type), DEADLINE))
 
     def told(self, type: str) -> list[KeyAnswer]:
         """The messages of a type that nobody asked for and that came up to now."""
         # The answers to a question come behind them.
         self.dump()
-        found = [answer for answer in self._kept if answer.type == type]
-        self._kept = [answer for answer in self._kept if answer.type != type]
-        return found
+        return [_answer(heard) for heard in self._connection.take_kept(_is(type))]
 
-    def _send(self, octets: bytes) -> tuple[int, int, int]:
-        self._socket.settimeout(DEADLINE)
-        self._socket.send(octets)
-        header = decode_header(octets, self._abi)
-        return header.type, header.seq, header.pid
-
-    def _next(self, wanted: Callable[[KeyAnswer], object], what: str) -> KeyAnswer:
-        for index, answer in enumerate(self._kept):
-            if wanted(answer):
-                return self._kept.pop(index)
-        end = time.monotonic() + DEADLINE
-        while (left := end - time.monotonic()) > 0:
-            self._socket.settimeout(left)
-            try:
-                answer = self._read()
-            except TimeoutError:
-                break
-            if wanted(answer):
-                return answer
-            self._kept.append(answer)
-        raise PeerError(f"PF_KEY did not send {what} in {DEADLINE:g} s, but {self._kept or 'nothing'}")
-
-    def _read(self) -> KeyAnswer:
-        octets = self._socket.recv(LONGEST)
-        if not octets:
-            raise PeerError("the PF_KEY socket was closed")
-        message = decode(octets, self._abi)
-        return KeyAnswer(
-            type=MessageType(message.type).name,
-            error=errno.errorcode[message.errno] if message.errno else "",
-            seq=message.seq,
-            pid=message.pid,
-            extensions={extension.kind.name: extension for extension in message.extensions},
-            octets=octets,
-            message=message,
-        )
+    @contextlib.contextmanager
+    def _awaiting(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except TimeoutError as error:
+            others = [MessageType(heard.message.type).name for heard in self._connection.take_kept(bool)]
+            raise PeerError(
+                f"PF_KEY did not send {what} in {DEADLINE:g} s, but {others or 'nothing'}"
+            ) from error
+        except ConnectionError as error:
+            raise PeerError(f"PF_KEY did not send {what}: {error}") from error
 
     def close(self) -> None:
         """Go away, as a key manager that ends."""
-        self._socket.close()
+        self._connection.close()
 
     def __enter__(self) -> Self:
         return self
@@ -182,3 +145,20 @@ class KeySocket:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _is(type: str) -> Callable[[Message], bool]:
+    return lambda message: message.type == MessageType[type]
+
+
+def _answer(heard: Heard) -> KeyAnswer:
+    octets, message = heard
+    return KeyAnswer(
+        type=MessageType(message.type).name,
+        error=errno.errorcode[message.errno] if message.errno else "",
+        seq=message.seq,
+        pid=message.pid,
+        extensions={extension.kind.name: extension for extension in message.extensions},
+        octets=octets,
+        message=message,
+    )
