@@ -13,7 +13,7 @@ from lab.cell import Cell
 from lab.ike.action import Event
 from lab.ike.deviation import Deviation
 from lab.ike.ikev1.peer import Ikev1Peer
-from lab.ike.ikev1.persona import PLAIN
+from lab.ike.ikev1.persona import PLAIN, Persona
 from lab.ike.runner import Runner
 from lab.ike.versions import VERSIONS, by_name
 from scenarios.scripted import scripted
@@ -46,6 +46,8 @@ OFFERED = {
     + ["draft-02n", "draft-01", "draft-00"],
 }
 """What each peer offers of its own accord, in its order; charon neither draft 03 nor 02 without newline."""
+TAKEN_UNOFFERED = {"natt": (), "strongswan": ("draft-02", "draft-03")}
+"""Versions that an initiator speaks if they are answered, though it did not offer them."""
 IN_CLEAR = replace(PLAIN, clear_third_message=True)
 """A persona whose NAT-D payloads can be seen in aggressive mode, too."""
 STENBERG = {
@@ -156,6 +158,12 @@ def newest_phase1(cell: Cell) -> Phase1:
     left = cell.endpoint("left").address
     begun = cell.seen.ike.sent_by(left).where(lambda p: p.responder_spi == bytes(8), "that begin a phase 1")
     return Phase1(cell, begun.last.initiator_spi or b"")
+
+
+def insistent(version: str) -> Persona:
+    """A persona that answers with this version, offered or not, and speaks it."""
+    spoken = by_name(version)
+    return replace(PLAIN, answer_vendor_ids=(spoken.vendor_id,), speaks=spoken)
 
 
 def fakers(cell: Cell) -> list[str]:

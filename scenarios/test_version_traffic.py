@@ -4,7 +4,7 @@ from collections import defaultdict
 from functools import partial
 
 from lab.capture.expect import expect
-from lab.capture.seen import Kind
+from lab.capture.seen import Kind, Seen
 from lab.capture.wireshark import wireshark
 from lab.cell import Cell
 from lab.peers.peer import IKEV1_AGGRESSIVE, IKEV1_MAIN
@@ -17,11 +17,14 @@ from scenarios.phase1 import (
     NAT_D_TYPE,
     OFFERED,
     ON_500,
+    TAKEN_UNOFFERED,
     fakers,
+    insistent,
     is_plain_on_500,
     newest_phase1,
     terms,
 )
+from scenarios.recovery import has_moved
 
 IKEV1 = (IKEV1_MAIN, IKEV1_AGGRESSIVE)
 EARLY = ("draft-00", "draft-01", "draft-02n", "draft-02", "draft-03")
@@ -37,8 +40,11 @@ ONE_NAT_OA = (*EARLY, "draft-04")
 
 def connect_under(cell: Cell, version: str) -> bytes:
     """Begin anew with this version alone, and check what phase 1 says of it; the initiator's cookie."""
+    personas = {"left": IN_CLEAR, "right": IN_CLEAR}
+    if version in TAKEN_UNOFFERED[cell.spec.left]:
+        personas["right"] = insistent(version)
     for side in ("right", "left"):
-        cell.renew(side, **terms(cell, side, nat_t=(version,), ike={"persona": IN_CLEAR}))
+        cell.renew(side, **terms(cell, side, nat_t=(version,), ike={"persona": personas[side]}))
     cell.connect()
     phase1 = newest_phase1(cell)
     assert phase1.answered == [version]
@@ -48,9 +54,10 @@ def connect_under(cell: Cell, version: str) -> bytes:
 
 
 def shared_versions(cell: Cell) -> tuple[str, ...]:
-    """Those that the left end offers and the right end agrees to."""
+    """Those that the left end offers, or takes unoffered, and the right end agrees to."""
     offered = KNOWN["natt"] if cell.spec.left == "natt" else OFFERED[cell.spec.left]
-    return tuple(name for name in offered if name in KNOWN[cell.spec.right])
+    spoken = dict.fromkeys((*offered, *TAKEN_UNOFFERED[cell.spec.left]))
+    return tuple(name for name in spoken if name in KNOWN[cell.spec.right])
 
 
 def start_with_every_version(cell: Cell) -> None:
@@ -101,7 +108,7 @@ def quick_modes(cell: Cell, field: str) -> dict[bytes, list[list[str]]]:
 
 @scenario(
     "VER-16",
-    pairs=with_scripted(KNOWN, OFFERED),
+    pairs=with_scripted(KNOWN, OFFERED, TAKEN_UNOFFERED),
     versions=(IKEV1_MAIN,),
     features=("ike",),
     needs=("tshark",),
@@ -155,7 +162,13 @@ def drafts_00_and_01_never_leave_500(cell: Cell) -> None:
     expect(cell.seen.native_esp).none()
 
 
-@scenario("VER-26", pairs=with_scripted(KNOWN, OFFERED), versions=IKEV1, features=("ike",), needs=("tshark",))
+@scenario(
+    "VER-26",
+    pairs=with_scripted(KNOWN, OFFERED, TAKEN_UNOFFERED),
+    versions=IKEV1,
+    features=("ike",),
+    needs=("tshark",),
+)
 def every_shared_version_carries_traffic(cell: Cell) -> None:
     start_with_every_version(cell)
     begun = {}
@@ -170,3 +183,59 @@ def every_shared_version_carries_traffic(cell: Cell) -> None:
     for cookie, version in begun.items():
         due = [str(UDP_TUNNEL[version])]
         assert modes_of[cookie][:2] == [due, due], f"mode values under {version}: {modes_of[cookie]}"
+
+
+@scenario(
+    "VER-27",
+    pairs=with_scripted(KNOWN, OFFERED, TAKEN_UNOFFERED),
+    versions=IKEV1,
+    features=("ike", "keepalive"),
+    keepalive=1,
+)
+def every_shared_version_keeps_asks_and_recovers(cell: Cell) -> None:
+    cell.start("right", **terms(cell, "right", nat_t=KNOWN["natt"]))
+    cell.start("left", **terms(cell, "left", nat_t=KNOWN["natt"]) or {"liveness": 1})
+    left, right = cell.endpoint("left").address, cell.endpoint("right").address
+    for version in shared_versions(cell):
+        connect_under(cell, version)
+        port = 500 if version in ON_500 else 4500
+        last = cell.seen.on("wan")[-1]
+        cell.ping()
+        kept = cell.until(
+            lambda seen, last=last: seen.on("lan").after(last).keepalives,
+            f"a keepalive under {version}",
+        ).first
+        assert (kept.src, kept.sport, kept.dport) == (left, port, port)
+        asks_for_life(cell, port)
+        before = cell.right.inbound_spis()
+        cell.network.nat("nat").remap()
+        asked = asks_for_life(cell, port)
+        wait_until(
+            partial(has_moved, cell, asked.sport or 0, before),
+            f"the responder's SA at the new port under {version}",
+        )
+        last = cell.seen.on("wan")[-1]
+        cell.ping_back()
+        cell.ping()
+        back = cell.seen.on("wan").after(last).esp.sent_by(right)
+        expect(back).some().each_field(sport=port, dport=asked.sport)
+
+
+def asks_for_life(cell: Cell, port: int) -> Seen:
+    """The left end asks R-U-THERE at `port`, natt when told and charon by itself, and hears the answer.
+
+    The question, as it arrives at the right end's link.
+    """
+    right, last = cell.endpoint("right").address, cell.seen.on("wan")[-1]
+    if cell.spec.left == "natt":
+        cell.left.ask_alive()
+    telling = "informational"
+    asked: Seen = cell.until(
+        lambda seen: seen.on("wan").after(last).ike.exchange(telling).to(right).to_port(port),
+        "the question for life",
+    ).first
+    cell.until(
+        lambda seen: seen.on("lan").after(asked).ike.exchange(telling).sent_by(right),
+        "an answer to the question for life",
+    )
+    return asked

@@ -8,7 +8,6 @@ from lab.capture.expect import expect
 from lab.capture.seen import Seen
 from lab.cell import Cell
 from lab.ike.ikev1.persona import PLAIN
-from lab.ike.versions import by_name
 from lab.peers.peer import AUTO, IKEV1_AGGRESSIVE, IKEV1_MAIN, IKEV2, OFF
 from lab.scenario import scenario
 from lab.wait import wait_until
@@ -20,7 +19,9 @@ from scenarios.phase1 import (
     OFFERED,
     RFC,
     STENBERG,
+    TAKEN_UNOFFERED,
     TRIED,
+    insistent,
     newest_phase1,
     phase1_of_script,
     terms,
@@ -32,8 +33,6 @@ from scenarios.scripted import scripted
 IKEV1 = (IKEV1_MAIN, IKEV1_AGGRESSIVE)
 BEST = (RFC, "draft-03", "draft-02", "draft-02n")
 """In the order of preference of every responder."""
-TAKEN_UNOFFERED = {"natt": (), "strongswan": ("draft-02", "draft-03")}
-"""Versions that an initiator speaks if they are answered, though it did not offer them."""
 
 
 def start_responder(cell: Cell) -> None:
@@ -144,9 +143,7 @@ def an_answer_that_was_not_offered_mixes_no_types(cell: Cell) -> None:
     cell.start("right", nat_t=KNOWN["natt"])
     cell.start("left", **terms(cell, "left", nat_t=(RFC,)))
     for name in ("draft-00", "draft-02", "draft-03", "draft-08"):
-        version = by_name(name)
-        insistent = replace(PLAIN, answer_vendor_ids=(version.vendor_id,), speaks=version)
-        cell.renew("right", nat_t=(name,), ike={"persona": insistent})
+        cell.renew("right", nat_t=(name,), ike={"persona": insistent(name)})
         cell.renew("left")
         cell.connect()
         phase1 = newest_phase1(cell)

@@ -194,7 +194,7 @@ class KeyManager:
         reqid = older or next(self._reqids)
         self._reqid_of[child.inbound.spi] = reqid
         for sa in (child.inbound, child.outbound):
-            self._pfkey.ask(_add_message(sa, reqid))
+            self._pfkey.ask(self._add_message(sa, reqid))
         for statement in _policy_statements("spdupdate" if older else "spdadd", child, reqid):
             self._speak(statement)
         self._policies[reqid] = child
@@ -211,17 +211,31 @@ class KeyManager:
         self.children = [other for other in self.children if other.inbound.spi != child.inbound.spi]
 
     def _update(self, before: ChildSa, after: ChildSa) -> None:
+        if self._dialect is Dialect.NETBSD:
+            # Ports are part of an SA's name there: it stays where it is, as racoon leaves it.
+            return
         reqid = self._reqid_of.get(before.inbound.spi, 0)
         for old, new in ((before.inbound, after.inbound), (before.outbound, after.outbound)):
             if self._dialect is Dialect.FREEBSD:
-                extensions = _moving(_add_message(old, reqid), new)
+                extensions = _moving(self._add_message(old, reqid), new)
             else:
                 # A whole SA again; only its ports may be others.
-                extensions = _add_message(new, reqid).extensions
+                extensions = self._add_message(new, reqid).extensions
             self._pfkey.ask(Message(MessageType.UPDATE, SaType.ESP, extensions=extensions))
         self.children = [
             after if other.inbound.spi == before.inbound.spi else other for other in self.children
         ]
+
+    def _add_message(self, sa: EspSa, reqid: int) -> Message:
+        words = [f"add {_ends(sa)} {sa.spi:#x} -m {sa.mode} -u {reqid} -r {_WINDOW} -E {sa.encryption}"]
+        if sa.encryption_key:
+            words.append(f"0x{sa.encryption_key.hex()}")
+        if sa.integrity in _INTEGRITIES:
+            words.append(f"-A {_INTEGRITIES[sa.integrity]} 0x{sa.integrity_key.hex()}")
+        (statement,) = parse(f"{' '.join(words)};", "key manager")
+        # Linux has one NAT-OA and ignores it.
+        more = [] if self._dialect is Dialect.LINUX else _original_addresses(sa)
+        return replace(statement.message, extensions=(*statement.message.extensions, *more))
 
     def _speak(self, statement: str) -> None:
         for found in parse(statement, "key manager"):
@@ -251,16 +265,6 @@ def _ends(sa: EspSa) -> str:
         return f"{sa.source.address} {sa.destination.address} esp"
     protocol = "esp-udp-nonike" if sa.encapsulation == ESP_IN_UDP_NON_IKE else "esp-udp"
     return f"{sa.source.address}[{sa.source.port}] {sa.destination.address}[{sa.destination.port}] {protocol}"
-
-
-def _add_message(sa: EspSa, reqid: int) -> Message:
-    words = [f"add {_ends(sa)} {sa.spi:#x} -m {sa.mode} -u {reqid} -r {_WINDOW} -E {sa.encryption}"]
-    if sa.encryption_key:
-        words.append(f"0x{sa.encryption_key.hex()}")
-    if sa.integrity in _INTEGRITIES:
-        words.append(f"-A {_INTEGRITIES[sa.integrity]} 0x{sa.integrity_key.hex()}")
-    (statement,) = parse(f"{' '.join(words)};", "key manager")
-    return replace(statement.message, extensions=(*statement.message.extensions, *_original_addresses(sa)))
 
 
 def _original_addresses(sa: EspSa) -> list[Extension]:

@@ -191,10 +191,11 @@ class ScriptedNatt(Natt):
 
     @property
     def _dialect(self) -> Dialect:
-        """FreeBSD knows no non-IKE marker and tells of no new mapping; only its SAs change addresses."""
+        """FreeBSD has no non-IKE marker and tells of no new mapping; only its SAs change addresses, and only
+        its NAT-OA are two. Linux computes checksums anew without them."""
         if self.connection.pf_key:
             return Dialect(self.connection.pf_key)
-        return Dialect.NETBSD if self._is_non_ike else Dialect.FREEBSD
+        return Dialect.LINUX if self._is_non_ike else Dialect.FREEBSD
 
     def _manage(self) -> None:
         self._manager = KeyManager(
