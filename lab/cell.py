@@ -369,6 +369,7 @@ def built(
     require(*BASE_NEEDS, *topology.needs)
     with Network.build(topology, scratch, inner_left_to=inner_left_to) as network:
         prove(network)
+        network.impair_as_declared()
         points = [CapturePoint(p.link, p.interface, p.namespace) for p in network.capture_points()]
         ports = Ports(ike=(IKE_PORT,), nat_t=(NAT_T_PORT, connection.nat_t_port))
         with contextlib.ExitStack() as held:

@@ -159,6 +159,12 @@ def _nfqueue() -> str:
     return f"{program} queues packets, and a program takes them"
 
 
+def _egress_hook() -> str:
+    chain = "type filter hook egress device lo priority 0; meta mark 1 fwd to lo;"
+    _run_inside(["nft", "-f", "-"], f"table netdev probe {{ chain c {{ {chain} }}; }}\n")
+    return "frames can be diverted where they leave"
+
+
 def _qdisc_netem() -> str:
     _run_inside(["tc", "qdisc", "add", "dev", "lo", "root", "netem", "delay", "1ms"])
     return "netem can be attached"
@@ -219,7 +225,8 @@ _PROBES: dict[str, tuple[Callable[[], str], str]] = {
     "INET_ESP": (_xfrm_esp, "kernel ESP: strongSwan without faked NAT detection, native ESP, transport mode"),
     "NET_KEY": (_pf_key, "PF_KEY in the kernel: racoon, setkey and OpenIKED as peers"),
     "tshark": (_tshark, "Wireshark's opinion beside ours, and a look inside ESP with the peers' keys"),
-    "netem": (_qdisc_netem, "delay and reordering by the kernel's own queueing discipline"),
+    "netdev-egress": (_egress_hook, "links that lose, delay, reorder, double or corrupt, by a seed"),
+    "netem": (_qdisc_netem, "the same by the kernel where no seed is asked for: the lab does it itself"),
 }
 
 

@@ -47,8 +47,8 @@ def _link_problems(topology: Graph) -> Iterator[TopologyError]:
     names = [node.name for node in topology.nodes]
     for link in topology.links:
         where = ("links", link.name)
-        if any(name == "mtu" for name in names):
-            yield TopologyError("a node cannot be called mtu: that is a key of links", ("nodes", "mtu"))
+        for key in {"mtu", "impairment"} & set(names):
+            yield TopologyError(f"a node cannot be called {key}: that is a key of links", ("nodes", key))
         if link.name == "lo" or len(link.name) > MAX_INTERFACE_NAME:
             yield TopologyError(
                 f"link {link.name!r} cannot name an interface: at most {MAX_INTERFACE_NAME}, not lo",

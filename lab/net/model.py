@@ -16,6 +16,7 @@ from typing import Literal
 
 from lab.errors import MisuseError
 from lab.net.behaviour import Behaviour
+from lab.net.impairment import Impairment
 
 Family = Literal[4, 6]
 Address = IPv4Address | IPv6Address
@@ -113,6 +114,8 @@ class Link:
     ends: tuple[Interface, ...]
     mtu: int | None = None
     """octets of an IP packet; None is the kernel's 1500"""
+    impairment: Impairment | None = None
+    """what it does to packets once the network has proved itself"""
 
     @property
     def families(self) -> tuple[Family, ...]:

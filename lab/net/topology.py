@@ -30,7 +30,8 @@ class Topology(Graph):
     def needs(self) -> tuple[str, ...]:
         """What of lab.probe a host must have for it, beyond what every topology needs."""
         boxes = [node for node in self.nodes if node.nat is not None and node.nat.middlebox is not None]
-        return ("NFQUEUE",) if boxes else ()
+        bad = [link for link in self.links if link.impairment is not None]
+        return ("NFQUEUE",) * bool(boxes) + ("TUN", "netdev-egress") * bool(bad)
 
     def inner(self, node: str, family: Family | None = None) -> PrefixedAddress:
         """A protected address of a peer, without `family` that of IPv4 where there is one.

@@ -11,9 +11,10 @@
       wan: {nat: 203.0.113.1/24, right: 203.0.113.2/24}
 
 An address may be one of each family: `lan: {left: [10.1.0.2/24, fd01::2/64], …}`, and so may inner. A link
-may have an mtu. Keys of a node: kind (peer, nat, router); routes: [{to, via}]; of a peer also inner; of a nat
-also those of lab.net.nat_file. A key or an item with `<2-8>` in it stands for one of each number, and `<>`
-below it for the number: `lan<2-8>: {left<>: 10.1.<>.2/24, nat: 10.1.<>.1/24}`.
+may have an mtu and an impairment, with the keys of lab.net.impairment.Impairment: `impairment: {loss: 0.1,
+seed: 7}`. Keys of a node: kind (peer, nat, router); routes: [{to, via}]; of a peer also inner; of a nat also
+those of lab.net.nat_file. A key or an item with `<2-8>` in it stands for one of each number, and `<>` below
+it for the number: `lan<2-8>: {left<>: 10.1.<>.2/24, nat: 10.1.<>.1/24}`.
 """
 
 from __future__ import annotations
@@ -23,9 +24,11 @@ from dataclasses import replace
 from functools import lru_cache
 from ipaddress import ip_address, ip_interface, ip_network
 from pathlib import Path
+from typing import Any
 
 import yaml
 
+from lab.net.impairment import IMPAIRMENT, Impairment
 from lab.net.model import (
     Interface,
     Kind,
@@ -165,7 +168,7 @@ class _Reader(NatReader):
 
     def link(self, name: str, value: yaml.Node) -> Link:
         ends = self.mapping(value, f"link {name}", ("links", name))
-        mtu = ends.pop("mtu", None)
+        mtu, impairment = ends.pop("mtu", None), ends.pop("impairment", None)
         return Link(
             name,
             tuple(
@@ -173,7 +176,19 @@ class _Reader(NatReader):
                 for node, address in ends.items()
             ),
             None if mtu is None else self.value(mtu, int, "1300"),
+            None if impairment is None else self.impairment(impairment),
         )
+
+    def impairment(self, value: yaml.Node) -> Impairment:
+        fields = self.mapping(value, "impairment", None, IMPAIRMENT)
+        read: dict[str, Any] = {
+            key: self.value(item, int, "7") if key == "seed" else self.value(item, float, "0.1")
+            for key, item in fields.items()
+        }
+        try:
+            return Impairment(**read)
+        except ValueError as error:
+            self.fail(value, str(error))
 
     def addresses(self, value: yaml.Node, example: str) -> tuple[PrefixedAddress, ...]:
         items = value.value if isinstance(value, yaml.SequenceNode) else [value]

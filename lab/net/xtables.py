@@ -82,6 +82,17 @@ def nft(namespace: Namespace, rules: str) -> Restore:
     return Restore(namespace, rules, ["nft", "-f", "-"], "nftables", {})
 
 
+def tc(namespace: Namespace, *argv: str) -> None:
+    """Run tc(8) in `namespace`. Raises NetworkError with its words."""
+    try:
+        with namespace.entered():
+            done = subprocess.run(["tc", *argv], capture_output=True, text=True, timeout=DEADLINE)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise NetworkError(f"{namespace.label}: tc: {error} (Debian package iproute2)") from error
+    if done.returncode:
+        raise NetworkError(f"{namespace.label}: `tc {' '.join(argv)}`: {done.stderr.strip()}")
+
+
 def refusal(rules: str, output: str) -> str:
     """What the program said about which of the `rules`."""
     said = " / ".join(line.strip() for line in output.splitlines() if line.strip() and "--help" not in line)

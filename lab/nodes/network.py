@@ -8,6 +8,7 @@ from pathlib import Path
 from types import TracebackType
 
 from lab.net.builder import connect, create_namespaces
+from lab.net.impairment import Impairment
 from lab.net.model import Family, TopologyError, listed
 from lab.net.namespace import Namespace
 from lab.net.nat import NatConfig
@@ -16,6 +17,7 @@ from lab.net.processes import ProcessSpace
 from lab.net.rules import nat66_rules, nat_rules
 from lab.net.topology import Topology
 from lab.net.xtables import Backend, Restore, default_backend
+from lab.nodes.impaired_link import End, ImpairedLink
 from lab.nodes.namespace_node import NamespaceNode
 from lab.nodes.running_nat import RunningNat
 
@@ -48,6 +50,7 @@ class Network:
         self._nats = nats
         self._namespaces = namespaces
         self._processes = processes
+        self._impaired: dict[str, ImpairedLink] = {}
 
     @classmethod
     def build(
@@ -122,6 +125,33 @@ class Network:
         with RouteSocket(self._namespaces[node]) as routes:
             routes.send([default_request(str(gateway), family)], {})
 
+    def impair(self, link: str, impairment: Impairment | None = None, *, towards: str = "") -> ImpairedLink:
+        """Make `link` bad in both directions, or only `towards` one of its nodes, instead of what it was.
+
+        Without an `impairment` that of the topology. Raises TopologyError for an unknown link or node,
+        NetworkError when the kernel refuses.
+        """
+        ends = self.topology.link(link).ends
+        if towards and towards not in [end.node for end in ends]:
+            raise TopologyError(f"link {link} joins {listed(end.node for end in ends)}, not {towards!r}")
+        wanted = impairment or self.topology.link(link).impairment or Impairment()
+        self.repair(link)
+        senders = [End(end.node, self._namespaces[end.node], link) for end in ends if end.node != towards]
+        self._impaired[link] = ImpairedLink(senders, wanted)
+        return self._impaired[link]
+
+    def repair(self, link: str) -> None:
+        """Let `link` carry packets as they are. Raises NetworkError."""
+        impaired = self._impaired.pop(link, None)
+        if impaired is not None:
+            impaired.close()
+
+    def impair_as_declared(self) -> None:
+        """Make the links bad that the topology declares so. Raises NetworkError."""
+        for link in self.topology.links:
+            if link.impairment is not None:
+                self.impair(link.name)
+
     def capture_points(self) -> list[CapturePoint]:
         """One end of every link: that of the node that forwards, where there is one."""
         peers = self.topology.peers
@@ -135,6 +165,8 @@ class Network:
         """Kill every program and let go of the namespaces. Idempotent."""
         self._processes.close()
         try:
+            for link in list(self._impaired):
+                self.repair(link)
             for nat in self._nats.values():
                 nat.close()
         finally:
