@@ -77,7 +77,7 @@ IMPAIRMENT = tuple(item.name for item in fields(Impairment))
 
 @dataclass
 class Tally:
-    """What has happened to frames."""
+    """What has happened to packets; frames that are none are not counted."""
 
     entered: int = 0
     passed: int = 0
@@ -117,10 +117,10 @@ class Line:
 
     def put(self, frame: bytes, now: float) -> None:
         """A frame enters the link."""
-        self.tally.entered += 1
         if not _is_traffic(frame):
             self._send(frame, now)
             return
+        self.tally.entered += 1
         bad = self.impairment
         # Every packet costs the same draws, so that one setting does not shift what another one hits.
         lost, doubled, broken, late, place, wobble = (self._random.random() for _ in range(6))
@@ -154,7 +154,7 @@ class Line:
         start = max(now, self._free)
         if bad.rate:
             if start - now > BACKLOG:
-                self.tally.dropped += 1
+                self.tally.dropped += _is_traffic(frame)
                 return
             self._free = start = start + len(frame) * 8 / bad.rate
         due = start + bad.delay + (2 * wobble - 1) * bad.jitter
@@ -174,8 +174,13 @@ class Line:
         found = []
         while self._queue and self._queue[0][0] <= now:
             found.append(heapq.heappop(self._queue)[2])
-        self.tally.passed += len(found)
+        self.tally.passed += sum(map(_is_traffic, found))
         return found
+
+    def lose(self, frame: bytes) -> None:
+        """A frame that take() gave could not be carried."""
+        self.tally.passed -= _is_traffic(frame)
+        self.tally.lost += _is_traffic(frame)
 
 
 def _is_traffic(frame: bytes) -> bool:

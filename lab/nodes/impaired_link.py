@@ -160,8 +160,7 @@ class _Carrier:
                             wire.send(frame)
                         except OSError:
                             # The interface is down, so the link loses what it carried.
-                            line.tally.passed -= 1
-                            line.tally.lost += 1
+                            line.lose(frame)
         except BaseException as error:
             self._failure = error
 

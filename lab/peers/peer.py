@@ -123,6 +123,10 @@ class Connection:
     """False: the peer's program has no capability but that of binding low ports."""
     pfkey: bool = False
     """Let SAs and policies be loaded over PF_KEY while the peer runs."""
+    certificate: int = 0
+    """IKEv2: both ends show a certificate of at least so many octets in IKE_AUTH; 0 shows none."""
+    ike_fragmentation: bool = True
+    """Large IKE messages go in fragments of IKE (RFC 7383), where the other end takes them."""
     nat_t: tuple[str, ...] = ()
     """IKEv1: names of lab.ike.versions to offer and accept; empty for those of the peer's choice."""
     deviations: tuple[Any, ...] = ()
@@ -145,6 +149,7 @@ class Connection:
             ("replay_window", self.replay_window, 0, 1 << 20),
             ("esp_frag", self.esp_frag, 68, 65535),
             ("tfc", self.tfc, 0, 65535),
+            ("certificate", self.certificate, 0, 32768),
             ("outer.dscp", self.outer.dscp or 0, 0, 63),
             ("outer.ttl", self.outer.ttl, 1, 255),
             *(("spis", spi, 256, 0xFFFFFF00) for spi in self.spis or ()),
@@ -199,6 +204,8 @@ OPTIONS = (
     "child_lifetime",
     "retransmission",
     "start_on_nat_t",
+    "certificate",
+    "ike_fragmentation",
     "nat_t",
     "deviations",
     "ike",

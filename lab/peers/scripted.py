@@ -16,8 +16,9 @@ from typing import Any
 from lab.ike import keys
 from lab.ike.action import Event
 from lab.ike.association import Selector
+from lab.ike.chain import Payload
 from lab.ike.crypto import NO_INTEGRITY, Encryption
-from lab.ike.deviation import Deviation, Ports
+from lab.ike.deviation import Deviation, InsertPayload, Match, Ports
 from lab.ike.errors import ConfigurationError, CryptoError
 from lab.ike.ikev1 import config as v1
 from lab.ike.ikev1 import suites as v1_suites
@@ -25,6 +26,7 @@ from lab.ike.ikev1.payloads import Identity as V1Identity
 from lab.ike.ikev1.peer import Ikev1Peer
 from lab.ike.ikev2 import config as v2
 from lab.ike.ikev2 import suites as v2_suites
+from lab.ike.ikev2.numbers import Exchange, P
 from lab.ike.ikev2.payloads import Identity as V2Identity
 from lab.ike.ikev2.peer import Ikev2Peer
 from lab.ike.natd import Fake
@@ -32,6 +34,7 @@ from lab.ike.transport import IKE_PORT
 from lab.ike.transport import Endpoint as UdpEndpoint
 from lab.ike.versions import by_name
 from lab.natt.pfkey.numbers import Dialect
+from lab.peers.certificates import issued
 from lab.peers.keymanager import KeyManager
 from lab.peers.natt import Natt, network, table
 from lab.peers.peer import (
@@ -49,6 +52,8 @@ from lab.peers.suite import EspSuite
 from lab.wait import DeadlineExceededError, wait_until
 
 CONNECT_DEADLINE = 15.0
+X509_SIGNATURE = 4
+"""Certificate encoding (RFC 7296 section 3.6)."""
 
 
 class ScriptedNatt(Natt):
@@ -57,7 +62,15 @@ class ScriptedNatt(Natt):
     capabilities = replace(
         Natt.capabilities,
         options=frozenset({"inner_family", "nat_t_port", "nat_t", "deviations", "ike"})
-        | {"liveness", "child_lifetime", "retransmission", "start_on_nat_t", "pf_key"},
+        | {
+            "liveness",
+            "child_lifetime",
+            "retransmission",
+            "start_on_nat_t",
+            "pf_key",
+            "certificate",
+            "ike_fragmentation",
+        },
         features=Natt.capabilities.features - {"several-children", "nat-oa", "udp-checksum"},
     )
 
@@ -113,6 +126,7 @@ class ScriptedNatt(Natt):
                 liveness=connection.liveness,
                 child_lifetime=connection.child_lifetime,
                 retransmission=connection.retransmission or v2.Retransmission(),
+                fragmentation=connection.ike_fragmentation,
                 **connection.ike,
             ),
             self._deviations,
@@ -144,6 +158,7 @@ class ScriptedNatt(Natt):
                 force_encapsulation=Fake.RANDOM_OCTETS if connection.encapsulation == FORCE else None,
                 natt_port=connection.nat_t_port,
                 dpd_delay=connection.liveness or None,
+                fragmentation=connection.ike_fragmentation,
                 **nets,
                 **timing,
                 **connection.ike,
@@ -153,8 +168,15 @@ class ScriptedNatt(Natt):
 
     @property
     def _deviations(self) -> tuple[Deviation, ...]:
-        first = (Ports(start_on_natt_port=True),) if self.connection.start_on_nat_t else ()
-        return (*first, *self.connection.deviations)
+        connection, first = self.connection, list[Deviation]()
+        if connection.start_on_nat_t:
+            first.append(Ports(start_on_natt_port=True))
+        if connection.certificate:
+            # It proves itself by the secret, and shows a certificate besides.
+            shown = issued(f"{self.endpoint.name}.test", connection.certificate).certificate
+            body = bytes([X509_SIGNATURE]) + shown
+            first.append(InsertPayload(Match(exchange=Exchange.IKE_AUTH), Payload(P.CERT, body)))
+        return (*first, *connection.deviations)
 
     @property
     def _nat_t(self) -> tuple[str, ...]:

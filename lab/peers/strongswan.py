@@ -19,6 +19,7 @@ from typing import Any
 import vici
 
 from lab.ike.ikev2.config import Retransmission
+from lab.peers.certificates import issued
 from lab.peers.peer import (
     AUTO,
     FORCE,
@@ -73,7 +74,7 @@ def _proposal(suite: EspSuite) -> str:
 
 
 _PLUGINS = (
-    "aes aesni sha2 sha1 md5 random nonce openssl gmp curve25519 hmac kdf gcm ctr cmac xcbc drbg"
+    "aes aesni sha2 sha1 md5 random nonce x509 pem openssl gmp curve25519 hmac kdf gcm ctr cmac xcbc drbg"
     "{backend} kernel-netlink socket-default vici"
 )
 _CONFIGURATION = """charon-systemd {{
@@ -118,7 +119,14 @@ class StrongSwan(Peer):
             if not suite.esn and suite.integrity != "hmac-sha2-256-96"
         ),
         options=frozenset({"further_esp", "inner_family", "nat_t_port", "wildcard"})
-        | {"liveness", "child_lifetime", "retransmission", "start_on_nat_t"},
+        | {
+            "liveness",
+            "child_lifetime",
+            "retransmission",
+            "start_on_nat_t",
+            "certificate",
+            "ike_fragmentation",
+        },
         features=frozenset({"ike", "keepalive", "nat-detection", "several-children"}),
     )
 
@@ -210,6 +218,12 @@ class StrongSwan(Peer):
         connection, end = self.connection, self.endpoint
         me, other = f"{end.name}.test", "left.test" if end.name == "right" else "right.test"
         self._session.load_shared({"id": "lab", "type": "IKE", "data": connection.secret})
+        mine: dict[str, Any] = {"auth": "psk", "id": me}
+        if connection.certificate:
+            own = issued(me, connection.certificate)
+            self._session.load_cert({"type": "x509", "flag": "ca", "data": own.authority})
+            self._session.load_key({"type": "any", "data": own.key})
+            mine = {"auth": "pubkey", "id": me, "certs": [own.certificate]}
         # An initiator that begins on other ports than 500 uses the marker from the first message on.
         is_early = connection.start_on_nat_t or connection.nat_t_port != NAT_T_PORT
         port = connection.nat_t_port if is_early else IKE_PORT
@@ -226,8 +240,9 @@ class StrongSwan(Peer):
                     "encap": "yes" if connection.encapsulation == FORCE else "no",
                     "mobike": "yes" if connection.mobike else "no",
                     "dpd_delay": f"{connection.liveness:g}s",
-                    "local": {"auth": "psk", "id": me},
-                    "remote": {"auth": "psk", "id": "%any" if end.further_inner else other},
+                    "fragmentation": "yes" if connection.ike_fragmentation else "no",
+                    "local": mine,
+                    "remote": {"auth": mine["auth"], "id": "%any" if end.further_inner else other},
                     "children": self._children() if connection.child else {},
                 }
             }

@@ -66,6 +66,11 @@ class Exchanges:
         """Whether some phase 1 is."""
         return any(sa.established for sa in self.phase1s)
 
+    @property
+    def unfinished(self) -> int:
+        """Fragmented messages of which pieces are missing."""
+        return self._reassembly.unfinished
+
     # What follows from what.
 
     def _on_established(self, sa: Phase1, now: float) -> list[Action]:
