@@ -144,6 +144,9 @@ class _Carrier:
         self._wake = -1
 
     def _run(self) -> None:
+        # A veth keeps the order of what comes from one CPU alone.
+        choice = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {choice[threading.get_native_id() % len(choice)]})
         try:
             while True:
                 dues = [due for line in self._lines if (due := line.due()) is not None]
