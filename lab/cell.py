@@ -139,6 +139,8 @@ class Cell:
         inner, remote_inner = address, remote
         if self.connection.mode == TUNNEL:
             inner, remote_inner = str(net.inner(side, family).ip), str(net.inner(other, family).ip)
+        if self.connection.pool:
+            inner, remote_inner = self._lease(side) or inner, self._lease(other) or remote_inner
         end = Endpoint(
             name=side,
             node=self.network.nodes[side],
@@ -155,6 +157,10 @@ class Cell:
             else (),
         )
         return end.child(child) if child else end
+
+    def _lease(self, side: str) -> str:
+        """The inner address that `side` was given, if it was."""
+        return self._peers[side].lease if side in self._peers else ""
 
     def _reached(self, side: str, other: str) -> str:
         """The address that `side` has for `other`."""

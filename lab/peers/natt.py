@@ -42,6 +42,7 @@ CONTROL_DEADLINE = 5.0
 SPI_FROM = {"left": 0x4C000001, "right": 0x52000001}
 """SPI of the first SA whose packets come from that end, unless the connection names others."""
 _KEY_WORDS = {ESPINUDP: "esp-udp", NON_IKE: "esp-udp-nonike"}
+DEVICE = "natt0"
 UNPRIVILEGED = ("setpriv", "--bounding-set=-all,+net_bind_service", "--inh-caps=-all")
 
 
@@ -90,7 +91,9 @@ class Natt(Peer):
         modes=frozenset({TUNNEL, TRANSPORT}),
         encapsulations=frozenset({AUTO, FORCE, OFF}),
         esp=frozenset(ESP_SUITES),
-        options=frozenset(OPTIONS) - {"liveness", "child_lifetime", "retransmission", "start_on_nat_t"},
+        options=frozenset(OPTIONS)
+        - {"liveness", "child_lifetime", "retransmission", "start_on_nat_t"}
+        - {"identity", "initial_contact", "unique", "pool"},
         features=frozenset(
             {
                 "keepalive",
@@ -200,7 +203,7 @@ class Natt(Peer):
         if self.connection.mode == TUNNEL:
             ends = (self.endpoint.child(number) for number in range(len(self.connection.suites)))
             inner = [network(end.inner) for end in ends]
-        return [table("[tunnel]", device="natt0", addresses=inner)]
+        return [table("[tunnel]", device=DEVICE, addresses=inner)]
 
     def _child(self, number: int) -> list[str]:
         end, transport = self.endpoint.child(number), self.connection.mode == TRANSPORT

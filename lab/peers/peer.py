@@ -9,7 +9,7 @@ from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from lab.ike.ikev2.config import Retransmission
+from lab.ike.ikev2.config import UNIQUE, Retransmission
 from lab.net.model import Family
 from lab.nodes.node import Node, Program
 from lab.peers.suite import EspSuite, esp_suite
@@ -90,6 +90,16 @@ class Connection:
     own habit."""
     mobike: bool = True
     secret: str = "nat-traversal-lab"
+    identity: str = ""
+    """What this end calls itself; empty for its name in the topology and ``.test``."""
+    initial_contact: bool = True
+    """Whether an initiator that knows of no other IKE SA with the responder says INITIAL_CONTACT."""
+    unique: str = "no"
+    """What a responder does with older IKE SAs of an identity that comes again: ``no``: close them if it says
+    INITIAL_CONTACT; ``never``: nothing; ``replace``: delete them; ``keep``: refuse the new one."""
+    pool: str = ""
+    """IPv4 prefix from which the right end gives every initiator its inner address (RFC 7296 section 2.19);
+    empty: the inner addresses are those of the topology."""
     inner_family: Family = 4
     """IP version of the protected addresses, 4 or 6."""
     udp_encapsulation: str = ESPINUDP
@@ -136,6 +146,7 @@ class Connection:
 
     def __post_init__(self) -> None:
         _one_of("version", self.version, VERSIONS)
+        _one_of("unique", self.unique, UNIQUE)
         _one_of("mode", self.mode, (TUNNEL, TRANSPORT))
         _one_of("encapsulation", self.encapsulation, (AUTO, FORCE, OFF))
         _one_of("inner_family", self.inner_family, (4, 6))
@@ -184,6 +195,10 @@ def _one_of(name: str, value: Any, known: Collection[Any]) -> None:
 
 
 OPTIONS = (
+    "identity",
+    "initial_contact",
+    "unique",
+    "pool",
     "further_esp",
     "inner_family",
     "udp_encapsulation",
@@ -211,7 +226,7 @@ OPTIONS = (
     "ike",
 )
 """Fields of Connection that a peer must declare (Capabilities.options) to be given other than the default."""
-SCRIPT = ("nat_t", "deviations", "ike")
+SCRIPT = ("nat_t", "deviations", "ike", "identity", "initial_contact", "unique")
 """Those OPTIONS that concern one end alone."""
 _DEFAULTS = {
     item.name: {} if item.default is MISSING else item.default
@@ -359,6 +374,11 @@ class Peer(ABC):
     @abstractmethod
     def sas(self) -> list[dict[str, Any]]:
         """The SAs as the implementation lists them, in its own words."""
+
+    @property
+    def lease(self) -> str:
+        """The inner address that the other end gave to this one last; empty if none."""
+        return ""
 
     @property
     def pid(self) -> int:

@@ -36,7 +36,7 @@ from lab.ike.versions import by_name
 from lab.natt.pfkey.numbers import Dialect
 from lab.peers.certificates import issued
 from lab.peers.keymanager import KeyManager
-from lab.peers.natt import Natt, network, table
+from lab.peers.natt import DEVICE, Natt, network, table
 from lab.peers.peer import (
     FORCE,
     IKEV1_AGGRESSIVE,
@@ -70,7 +70,8 @@ class ScriptedNatt(Natt):
             "pf_key",
             "certificate",
             "ike_fragmentation",
-        },
+        }
+        | {"identity", "initial_contact", "unique", "pool"},
         features=Natt.capabilities.features - {"several-children", "nat-oa", "udp-checksum"},
     )
 
@@ -78,6 +79,7 @@ class ScriptedNatt(Natt):
         super().__init__(endpoint, connection)
         self._manager: KeyManager | None = None
         self._was_non_ike = False
+        self._lease = ""
         self._ikev1_keys: dict[bytes, str] = {}
         self.machine = self._make_machine()
 
@@ -85,8 +87,10 @@ class ScriptedNatt(Natt):
     def check(cls, connection: Connection) -> None:
         """What any natt peer declares, less what IKE has no numbers for."""
         super().check(connection)
-        if connection.child_lifetime and connection.version != IKEV2:
-            raise UnsupportedError(cls.name, "child_lifetime with IKEv1")
+        if connection.version != IKEV2:
+            for name in ("child_lifetime", "unique", "pool"):
+                if getattr(connection, name) != getattr(Connection(connection.version), name):
+                    raise UnsupportedError(cls.name, f"{name} with IKEv1")
         patience = connection.retransmission
         if patience is not None and patience.factor != 2 and connection.version != IKEV2:
             raise UnsupportedError(cls.name, "retransmission with IKEv1 by another factor than 2")
@@ -115,7 +119,7 @@ class ScriptedNatt(Natt):
             v2.Config(
                 local=UdpEndpoint.of(end.address, IKE_PORT),
                 remote=UdpEndpoint.of(end.remote, IKE_PORT),
-                local_id=V2Identity.of(f"{end.name}.test"),
+                local_id=V2Identity.of(self._identity),
                 secret=connection.secret.encode(),
                 child=child if connection.child else None,
                 natt_port=connection.nat_t_port,
@@ -127,6 +131,10 @@ class ScriptedNatt(Natt):
                 child_lifetime=connection.child_lifetime,
                 retransmission=connection.retransmission or v2.Retransmission(),
                 fragmentation=connection.ike_fragmentation,
+                initial_contact=connection.initial_contact,
+                unique=connection.unique,
+                pool=connection.pool if self._answers else "",
+                request_address=bool(connection.pool) and not self._answers,
                 **connection.ike,
             ),
             self._deviations,
@@ -148,7 +156,7 @@ class ScriptedNatt(Natt):
                 local=UdpEndpoint.of(end.address, IKE_PORT),
                 remote=UdpEndpoint.of(end.remote, IKE_PORT),
                 secret=connection.secret.encode(),
-                local_id=V1Identity.fqdn(f"{end.name}.test"),
+                local_id=V1Identity.fqdn(self._identity),
                 exchange=v1.AGGRESSIVE_MODE if aggressive else v1.MAIN_MODE,
                 # One suite, so that aggressive mode, which cannot negotiate a group, offers the same.
                 suites=(v1_suites.Phase1Suite(),),
@@ -165,6 +173,25 @@ class ScriptedNatt(Natt):
             ),
             self._deviations,
         )
+
+    @property
+    def _identity(self) -> str:
+        return self.connection.identity or f"{self.endpoint.name}.test"
+
+    @property
+    def _answers(self) -> bool:
+        """Whether this end is the responder, which has the pool."""
+        return self.endpoint.name == "right"
+
+    def _tunnel(self) -> list[str]:
+        if self.connection.pool and not self._answers:
+            return [table("[tunnel]", device=DEVICE, addresses=[])]
+        return super()._tunnel()
+
+    @property
+    def lease(self) -> str:
+        """See Peer.lease."""
+        return self._lease
 
     @property
     def _deviations(self) -> tuple[Deviation, ...]:
@@ -245,12 +272,22 @@ class ScriptedNatt(Natt):
                 if sa.channel.keys is not None:
                     cookie = sa.channel.cookie_i
                     self._ikev1_keys[cookie] = keys.ikev1_line(cookie, sa.channel.keys.encryption_key)
+        if event.name == "leased":
+            self._put_lease(str(event.detail["address"]))
         if event.name not in ("established", "phase1-established") or not self.connection.keepalive:
             return
         local, remote = str(event.detail["local"]), str(event.detail["remote"])
         if "nat-local" in self.nat_flags():
             interval = self.connection.keepalive
             self.manager.control("keep-alive", socket=local, destination=remote, interval=interval)
+
+    def _put_lease(self, address: str) -> None:
+        """Have the leased address on the TUN device, in the place of one leased before."""
+        node = self.endpoint.node
+        if self._lease and self._lease != address:
+            node.run(["ip", "address", "delete", network(self._lease), "dev", DEVICE])
+        node.run(["ip", "address", "replace", network(address), "dev", DEVICE]).check()
+        self._lease = address
 
     @property
     def manager(self) -> KeyManager:

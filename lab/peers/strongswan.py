@@ -126,7 +126,8 @@ class StrongSwan(Peer):
             "start_on_nat_t",
             "certificate",
             "ike_fragmentation",
-        },
+        }
+        | {"identity", "initial_contact", "unique", "pool"},
         features=frozenset({"ike", "keepalive", "nat-detection", "several-children"}),
     )
 
@@ -134,6 +135,7 @@ class StrongSwan(Peer):
         super().__init__(endpoint, connection)
         self._session: Any = None
         self._socket: socket.socket | None = None
+        self._lease = ""
 
     @classmethod
     def needs(cls, connection: Connection) -> tuple[str, ...]:
@@ -216,7 +218,14 @@ class StrongSwan(Peer):
 
     def _load(self) -> None:
         connection, end = self.connection, self.endpoint
-        me, other = f"{end.name}.test", "left.test" if end.name == "right" else "right.test"
+        answers = end.name == "right"
+        me, other = connection.identity or f"{end.name}.test", "left.test" if answers else "right.test"
+        takes_any = answers and bool(end.further_inner or connection.pool)
+        given: dict[str, Any] = {}
+        if connection.pool:
+            given = {"pools": ["lab"]} if answers else {"vips": ["0.0.0.0"]}
+            if answers:
+                self._session.load_pool({"lab": {"addrs": connection.pool}})
         self._session.load_shared({"id": "lab", "type": "IKE", "data": connection.secret})
         mine: dict[str, Any] = {"auth": "psk", "id": me}
         if connection.certificate:
@@ -242,7 +251,10 @@ class StrongSwan(Peer):
                     "dpd_delay": f"{connection.liveness:g}s",
                     "fragmentation": "yes" if connection.ike_fragmentation else "no",
                     "local": mine,
-                    "remote": {"auth": mine["auth"], "id": "%any" if end.further_inner else other},
+                    "remote": {"auth": mine["auth"], "id": "%any" if takes_any else other},
+                    # An initiator says INITIAL_CONTACT unless it never cares.
+                    "unique": connection.unique if connection.initial_contact else "never",
+                    **given,
                     "children": self._children() if connection.child else {},
                 }
             }
@@ -254,14 +266,15 @@ class StrongSwan(Peer):
             end = self.endpoint.child(number)
             bits = 128 if ":" in end.inner else 32
             transport = self.connection.mode == TRANSPORT
+            leases = "" if not self.connection.pool else "right" if end.name == "right" else "left"
             children[_child_name(number)] = {
                 "mode": self.connection.mode,
                 "esp_proposals": [_proposal(suite)],
                 "rekey_time": f"{self.connection.child_lifetime:g}s",
                 "rand_time": "0s",
-                "local_ts": ["dynamic" if transport else f"{end.inner}/{bits}"],
+                "local_ts": ["dynamic" if transport or leases == "left" else f"{end.inner}/{bits}"],
                 "remote_ts": ["dynamic"]
-                if transport
+                if transport or leases == "right"
                 else [f"{inner}/{bits}" for inner in (end.remote_inner, *end.further_inner)],
             }
         return children
@@ -342,6 +355,15 @@ class StrongSwan(Peer):
             if not isinstance(answer, dict):
                 for _ in answer:
                     pass
+
+    @property
+    def lease(self) -> str:
+        """See Peer.lease."""
+        with contextlib.suppress(OSError):
+            listed = [] if self._socket is None else self.sas()
+            found = [address for sa in listed for address in sa.get("local-vips", ())]
+            self._lease = found[-1] if found else self._lease
+        return self._lease
 
     @property
     def has_ike(self) -> bool:

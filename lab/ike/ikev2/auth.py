@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import hmac
+from dataclasses import replace
 
+from ..association import Selector
 from ..chain import Message, Payload
 from ..deviation import Float
 from ..errors import IkeError, MalformedError
 from ..transport import Datagram
-from . import child
+from . import child, leases
 from .addresses import additional_addresses, take_addresses
 from .context import FailedError, RefusedError
 from .ikesa import IkeSa
-from .informational import AbandonTask, FarewellTask
+from .informational import AbandonTask, DeleteTask, FarewellTask
 from .init import float_ports, required
 from .numbers import AUTH_SHARED_KEY, Exchange, N, P
 from .payloads import Identity, Notify, pack_auth, parse_auth, parse_notifies
@@ -75,6 +77,9 @@ class AuthTask:
         payloads.append(_auth_payload(sa))
         if config.child is not None:
             self._offer = child.offer(sa, config.child)
+            if config.request_address:
+                payloads.append(leases.pack_configuration(leases.CFG_REQUEST))
+                self._offer = replace(self._offer, local=(leases.ANYWHERE,))
             payloads += [child.offer_sa(self._offer, False), *child.offer_rest(self._offer)]
         if config.mobike:
             payloads += [Notify(N.MOBIKE_SUPPORTED).pack(), *additional_addresses(sa)]
@@ -97,6 +102,9 @@ class AuthTask:
         sa.established(now)
         if self._offer is not None:
             try:
+                if sa.config.request_address and child.refusal(message) is None:
+                    leases.take(sa, message)
+                    self._offer = replace(self._offer, local=(Selector.of(sa.own_lease),))
                 chosen = child.accepted(sa, self._offer, message, False)
             except IkeError as error:
                 sa.context.event("child-refused", reason=str(error))
@@ -115,11 +123,11 @@ def answer_auth(sa: IkeSa, message: Message, datagram: Datagram, now: float) -> 
     _take_mobike(sa, message)
     answer = [Payload(P.IDR, sa.config.local_id.body), _auth_payload(sa)]
     types = {notify.type for notify in parse_notifies(message.payloads)}
+    _be_unique(sa, N.INITIAL_CONTACT in types, now)
     sa.established(now)
-    if N.INITIAL_CONTACT in types:
-        _forget_others(sa)
     if message.first(P.SA) is not None:
         try:
+            answer += leases.grant(sa, message)
             chosen = child.choose(sa, sa.config.child, message, False)
         except IkeError as error:
             refused = error if isinstance(error, RefusedError) else RefusedError(N.INVALID_SYNTAX, str(error))
@@ -133,8 +141,18 @@ def answer_auth(sa: IkeSa, message: Message, datagram: Datagram, now: float) -> 
     return answer
 
 
-def _forget_others(sa: IkeSa) -> None:
-    """INITIAL_CONTACT: other SAs with the same identity are dead, whatever their address (RFC 7296 2.4)."""
+def _be_unique(sa: IkeSa, is_first: bool, now: float) -> None:
+    """Deal with other SAs of the same identity as `unique` says. RefusedError if they are kept.
+
+    INITIAL_CONTACT (`is_first`) says that they are dead, whatever their address (RFC 7296 section 2.4).
+    """
+    unique = sa.config.unique
     for other in list(sa.context.sas.values()):
-        if other is not sa and other.peer_id == sa.peer_id and other.state is State.ESTABLISHED:
+        if other is sa or other.peer_id != sa.peer_id or other.state is not State.ESTABLISHED:
+            continue
+        if is_first and unique != "never":
             other.close()
+        elif unique == "keep":
+            raise RefusedError(N.AUTHENTICATION_FAILED, f"{sa.peer_id} has an SA, which is kept", fatal=True)
+        elif unique == "replace":
+            other.ask(DeleteTask(), now)

@@ -20,7 +20,8 @@ from .suites import EspSuite, choose_esp
 _NO_CHILD = frozenset(
     {
         N.NO_PROPOSAL_CHOSEN, N.TS_UNACCEPTABLE, N.SINGLE_PAIR_REQUIRED, N.NO_ADDITIONAL_SAS,
-        N.TEMPORARY_FAILURE, N.CHILD_SA_NOT_FOUND, N.INVALID_SYNTAX,
+        N.TEMPORARY_FAILURE, N.CHILD_SA_NOT_FOUND, N.INVALID_SYNTAX, N.INTERNAL_ADDRESS_FAILURE,
+        N.FAILED_CP_REQUIRED,
     }
 )  # fmt: skip
 """Errors by which a peer refuses a Child SA and keeps the IKE SA."""
@@ -47,9 +48,10 @@ def offer(sa: IkeSa, child: Child, replaced: ChildSa | None = None) -> Offer:
 
 
 def policy(sa: IkeSa, child: Child) -> tuple[tuple[Selector, ...], tuple[Selector, ...]]:
-    """Local and remote selectors; none configured means the addresses of the IKE SA."""
-    local = child.local or (Selector.of(sa.local.address),)
-    return local, child.remote or (Selector.of(sa.remote.address),)
+    """Local and remote selectors: leased addresses, those configured, or the addresses of the IKE SA."""
+    local = (Selector.of(sa.own_lease),) if sa.own_lease else child.local
+    remote = (Selector.of(sa.lease),) if sa.lease else child.remote
+    return local or (Selector.of(sa.local.address),), remote or (Selector.of(sa.remote.address),)
 
 
 def offer_sa(made: Offer, with_group: bool) -> Payload:

@@ -10,6 +10,8 @@ from ..transport import NATT_PORT, Endpoint
 from .payloads import Identity
 from .suites import EspSuite, IkeSuite
 
+UNIQUE = ("no", "never", "replace", "keep")
+
 
 @dataclass(frozen=True, slots=True)
 class Retransmission:
@@ -78,6 +80,13 @@ class Config:
     follow_redirects: bool = False
     """As the initiator, announce REDIRECT_SUPPORTED and go where a REDIRECT says."""
     initial_contact: bool = True
+    unique: str = "no"
+    """What a responder does with older IKE SAs of an identity that comes again: ``no``: close them if it
+    says INITIAL_CONTACT; ``never``: nothing; ``replace``: delete them; ``keep``: refuse the new one."""
+    pool: str = ""
+    """IPv4 prefix from which a responder gives each initiator its inner address; empty gives none."""
+    request_address: bool = False
+    """As the initiator, ask for the inner address instead of bringing one along."""
     vendor_ids: tuple[bytes, ...] = ()
     retransmission: Retransmission = Retransmission()
     liveness: float = 0.0
@@ -91,6 +100,8 @@ class Config:
     def __post_init__(self) -> None:
         if not self.suites:
             raise ConfigurationError("suites: none")
+        if self.unique not in UNIQUE:
+            raise ConfigurationError(f"unique: {self.unique!r} is none of {', '.join(UNIQUE)}")
         if not self.secret:
             raise ConfigurationError("secret: empty")
         if self.local.port == self.natt_port and self.remote.port != self.remote_natt_port:

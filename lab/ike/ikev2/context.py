@@ -16,6 +16,7 @@ from .numbers import notify_name
 
 if TYPE_CHECKING:
     from .ikesa import IkeSa
+    from .leases import Pool
     from .sastate import SaState
 
 
@@ -45,6 +46,7 @@ class Context:
     config: Config
     pipeline: Pipeline
     new_esp_spi: Callable[[], int] = random_esp_spi
+    pool: Pool | None = None
     sas: dict[bytes, IkeSa] = field(default_factory=dict)
     closing: list[IkeSa] = field(default_factory=list)
     """SAs the peer has deleted, to be closed once that is answered."""

@@ -185,6 +185,7 @@ def _succeed(sa: IkeSa, initiator: bool, spi_i: bytes, spi_r: bytes, keys: IkeKe
     new.set_keys(keys)
     new.nat, new.mobike, new.fragmentation = sa.nat, sa.mobike, sa.fragmentation
     new.peer_id, new.peer_addresses, new.mapping = sa.peer_id, sa.peer_addresses, sa.mapping
+    new.lease, new.own_lease = sa.lease, sa.own_lease
     new.answerers = sa.answerers
     new.children, sa.children = sa.children, {}
     new.state, sa.state = State.ESTABLISHED, State.REPLACED

@@ -19,6 +19,7 @@ from .doorman import Doorman
 from .ikesa import Answerer, IkeSa
 from .informational import DeleteTask, LivenessTask, answer_informational, moved
 from .init import InitTask, answer_init
+from .leases import Pool
 from .numbers import FLAG_INITIATOR, FLAG_RESPONSE, VERSION, Exchange, N
 from .payloads import Notify
 from .sastate import Made, State
@@ -72,7 +73,8 @@ class Ikev2Peer:
         new_esp_spi: Callable[[], int] = random_esp_spi,
     ) -> None:
         self.config = config
-        self._context = Context(config, Pipeline(tuple(deviations), config.natt_port), new_esp_spi)
+        pool = Pool(config.pool) if config.pool else None
+        self._context = Context(config, Pipeline(tuple(deviations), config.natt_port), new_esp_spi, pool)
         self._doorman = Doorman(self._context)
 
     # What there is.

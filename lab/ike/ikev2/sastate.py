@@ -73,6 +73,10 @@ class SaState:
         self.init_request = self.init_response = b""
         self.init_source: Endpoint | None = None
         """Where a responder's SA was asked for, so that a retransmission finds it."""
+        self.lease = ""
+        """The inner address that this end has given to the peer (RFC 7296 section 2.19)."""
+        self.own_lease = ""
+        """The one that the peer has given to this end."""
         self.mapping: bytes | None = None
         """How the peer last said it sees us (MOBIKE: NAT_DETECTION_DESTINATION_IP of a liveness answer)."""
 
