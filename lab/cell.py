@@ -10,6 +10,7 @@ from pathlib import Path
 from random import Random
 from typing import Any, TypeVar
 
+from lab.capture import keytables
 from lab.capture.packets import Packets
 from lab.capture.pcapng import write_pcapng
 from lab.capture.recorder import CapturePoint, Recorder
@@ -17,6 +18,7 @@ from lab.capture.seen import Ports
 from lab.journal import Journal
 from lab.net import topology_file
 from lab.net.conntrack_watch import ConntrackWatch
+from lab.net.model import Link
 from lab.net.topology import Topology
 from lab.nodes.crash import core_dumps, crashes
 from lab.nodes.network import Network
@@ -318,7 +320,17 @@ class Cell:
         """Write captures, configurations, logs, NAT rules and state into `folder`."""
         folder.mkdir(parents=True, exist_ok=True)
         trace = self.recorder.trace
-        write_pcapng(folder / "capture.pcapng", trace.frames, trace.comments, trace.links)
+        tables = keytables.merged([peer.key_tables() for peer in self._peers.values()])
+        if tables:
+            keytables.write(folder / "keys", tables, nat_t_ports=(self.connection.nat_t_port,))
+        write_pcapng(
+            folder / "capture.pcapng",
+            trace.frames,
+            trace.comments,
+            trace.links,
+            descriptions={link.name: _described(link) for link in self.topology.links},
+            section_comments=[f"nattlab, {self.spec.name}", *keytables.comments(tables)],
+        )
         for side, peer in self._peers.items():
             for path in peer.logs():
                 target = folder / side / path.name
@@ -390,3 +402,8 @@ def built(
 
 def _times(count: int) -> str:
     return "once" if count == 1 else f"{count} times"
+
+
+def _described(link: Link) -> str:
+    """Both ends of a link with their addresses."""
+    return " – ".join(f"{end.node} {', '.join(map(str, end.addresses))}" for end in link.ends)

@@ -19,11 +19,15 @@ from lab.capture.frame import Frame
 
 LINKTYPE_NULL, LINKTYPE_ETHERNET, LINKTYPE_RAW = 0, 1, 101
 LINKTYPE_SLL, LINKTYPE_IPV4, LINKTYPE_IPV6, LINKTYPE_SLL2 = 113, 228, 229, 276
+_BYTE_ORDER = 0x1A2B3C4D
 _SECTION, _INTERFACE, _ENHANCED_PACKET = 0x0A0D0D0A, 1, 6
 _OPTION_END, _OPTION_COMMENT = 0, 1
 _IF_NAME, _IF_DESCRIPTION, _IF_TSRESOL = 2, 3, 9
 _EPB_FLAGS = 2
 _INBOUND, _OUTBOUND = 1, 2
+LONGEST_COMMENT = 0xFFFC
+"""Octets; the length of an option has 16 bits, and the padding must not overflow it."""
+LONGEST_SECTION_HEADER = 16 << 20
 _NO_MAC = bytes(12)
 _GZIP_MAGIC = b"\x1f\x8b"
 _PCAP_RECORD_HEADER, _PCAPNG_BLOCK_TYPE = 16, 4
@@ -46,17 +50,21 @@ def write_pcapng(
     comments: Mapping[int, Sequence[str]] | None = None,
     links: Sequence[str] | None = None,
     descriptions: Mapping[str, str] | None = None,
+    section_comments: Sequence[str] = (),
 ) -> int:
     """Write `frames` to `path`, one pcapng interface per link, times in nanoseconds; returns how many.
 
     `comments` maps frame numbers to the lines attached to that packet. `links` fixes the order of the
-    interfaces and keeps links without frames; `descriptions` maps a link to its if_description.
+    interfaces and keeps links without frames; `descriptions` maps a link to its if_description,
+    `section_comments` are about the file as a whole; each of them is cut at LONGEST_COMMENT octets.
     """
     every = list(frames)
     order = dict.fromkeys([*(links or ()), *(frame.link for frame in every)])
     ids = {link: number for number, link in enumerate(order)}
     with open(path, "wb") as file:
-        file.write(_block(_SECTION, struct.pack("<LHHq", 0x1A2B3C4D, 1, 0, -1)))
+        about = b"".join(_comment(text) for text in section_comments)
+        about += _option(_OPTION_END, b"") if about else b""
+        file.write(_block(_SECTION, struct.pack("<LHHq", _BYTE_ORDER, 1, 0, -1) + about))
         for link in ids:
             options = _option(_IF_NAME, link.encode())
             if descriptions and link in descriptions:
@@ -68,11 +76,41 @@ def write_pcapng(
             size = len(frame.data)
             body = struct.pack("<LLLLL", ids[frame.link], high, low, size, size) + _padded(frame.data)
             for comment in (comments or {}).get(frame.number, ()):
-                body += _option(_OPTION_COMMENT, comment.encode())
+                body += _comment(comment)
             flags = _OUTBOUND if frame.outgoing else _INBOUND
             body += _option(_EPB_FLAGS, struct.pack("<L", flags)) + _option(_OPTION_END, b"")
             file.write(_block(_ENHANCED_PACKET, body))
     return len(every)
+
+
+def section_comments(path: Path | str) -> list[str]:
+    """The comments about a whole pcapng file, its first section's; empty for a pcap file.
+
+    Raises CaptureFileError for a file that cannot be opened or whose section header is broken.
+    """
+    try:
+        with open(path, "rb") as file:
+            packed = file.peek(2)[:2] == _GZIP_MAGIC
+            source: gzip.GzipFile | BinaryIO = gzip.GzipFile(fileobj=file) if packed else file
+            head = source.read(12)
+            if head[:4] != struct.pack("<L", _SECTION):
+                return []
+            order = "<" if head[8:12] == struct.pack("<L", _BYTE_ORDER) else ">"
+            length = struct.unpack(f"{order}L", head[4:8])[0]
+            if not 28 <= length <= LONGEST_SECTION_HEADER:
+                raise CaptureFileError(f"{path}: section header of {length} octets")
+            body = source.read(length - 12)[12:-4]
+    except (EOFError, zlib.error) as error:
+        raise CaptureFileError(f"{path}: no pcap or pcapng file ({error})") from error
+    except OSError as error:
+        raise CaptureFileError(f"{path}: {error.strerror or error}") from error
+    found = []
+    while len(body) >= 4:
+        code, size = struct.unpack_from(f"{order}HH", body)
+        if code == _OPTION_COMMENT:
+            found.append(body[4 : 4 + size].decode(errors="replace"))
+        body = body[4 + size + -size % 4 :]
+    return found
 
 
 def read_capture(path: Path | str, link: str | None = None) -> list[Frame]:
@@ -160,6 +198,10 @@ def _block(kind: int, body: bytes) -> bytes:
 
 def _option(code: int, value: bytes) -> bytes:
     return struct.pack("<HH", code, len(value)) + _padded(value)
+
+
+def _comment(text: str) -> bytes:
+    return _option(_OPTION_COMMENT, text.encode()[:LONGEST_COMMENT].decode(errors="ignore").encode())
 
 
 def _padded(value: bytes) -> bytes:

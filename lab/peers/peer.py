@@ -27,6 +27,9 @@ OFF = "off"
 TUNNEL = "tunnel"
 TRANSPORT = "transport"
 
+KEY_TABLES = ("esp_sa", "ikev1_decryption_table", "ikev2_decryption_table")
+"""Files by which Wireshark decrypts ESP and IKE."""
+
 ESPINUDP = "espinudp"
 NON_IKE = "espinudp-non-ike"
 NAT_T_PORT = 4500
@@ -352,6 +355,11 @@ class Peer(ABC):
     def esp_keys(self) -> Path | None:
         """The keys of its SAs in Wireshark's `esp_sa` format; None if the implementation does not tell."""
         return None
+
+    def key_tables(self) -> dict[str, str]:
+        """The keys of its SAs so far: name of a Wireshark table → its text; empty if it tells none."""
+        scratch = self.endpoint.node.scratch
+        return {name: (scratch / name).read_text() for name in KEY_TABLES if (scratch / name).exists()}
 
     @abstractmethod
     def stop(self) -> None:

@@ -19,6 +19,7 @@ from typing import Any
 import vici
 
 from lab.ike.ikev2.config import Retransmission
+from lab.peers import charon_keys
 from lab.peers.certificates import issued
 from lab.peers.peer import (
     AUTO,
@@ -97,6 +98,11 @@ _CONFIGURATION = """charon-systemd {{
       flush_line = yes
       default = 1
       ike = 2
+    }}
+    keys {{
+      path = {key_log}
+      flush_line = yes
+      {key_levels}
     }}
   }}
   journal {{ default = -1 }}
@@ -197,6 +203,8 @@ class StrongSwan(Peer):
                 vici=vici_path,
                 libipsec="yes" if self.userland_esp else "no",
                 log=self._log,
+                key_log=self._key_log,
+                key_levels="\n      ".join(f"{name} = {level}" for name, level in charon_keys.LEVELS.items()),
             ),
         )
         environment = {**os.environ, "STRONGSWAN_CONF": str(configuration)}
@@ -408,6 +416,17 @@ class StrongSwan(Peer):
     @property
     def _log(self) -> Path:
         return self.endpoint.node.scratch / "charon.log"
+
+    def key_tables(self) -> dict[str, str]:
+        """See Peer.key_tables; out of charon's log of its own secrets."""
+        if not self._key_log.exists():
+            return {}
+        with self._key_log.open(errors="replace") as log:
+            return charon_keys.tables(log)
+
+    @property
+    def _key_log(self) -> Path:
+        return self.endpoint.node.scratch / "charon-keys.log"
 
     def _last_words(self) -> str:
         return last_lines(self._log.read_text(errors="replace") if self._log.exists() else "")
