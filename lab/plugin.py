@@ -7,7 +7,7 @@ import secrets
 import shlex
 import shutil
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,19 +23,22 @@ from lab.nodes.crash import ProgramCrashError
 from lab.peers.registry import PEERS
 from lab.report.clock import utc
 from lab.report.folder import ReportFolder
-from lab.report.gatherer import MISUSE, Gatherer
+from lab.report.gatherer import GATHERER, MISUSE, Gatherer
 from lab.report.judgement import agree, is_crash, judge
 from lab.report.results import Result
 from lab.report.trial import Trial
 from lab.report.verdict import Verdict
 from lab.scenario import ATTRIBUTE, CellSpec, ScenarioError, catalogue
 from lab.selection import Selection, SelectionError
+from lab.standing import on_failure
+from lab.standing.on_failure import OnFailure, Reports, in_child
 
 _WORKER_KEY = "nattlab_report"
 _WORKER_SEED = "nattlab_seed"
 _folder_key = pytest.StashKey[ReportFolder]()
 _seed_key = pytest.StashKey[int]()
 _selection_key = pytest.StashKey[Selection]()
+_on_failure_key = pytest.StashKey[OnFailure]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -59,6 +62,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--no-retry", action="store_true", help="do not try a failed cell a second time")
     group.addoption("--seed", type=int, metavar="N",
                     help="of what the lab draws by chance (default: another one each time)")  # fmt: skip
+    on_failure.add_options(group)
     group.addoption(
         "--keep-evidence", action="store_true", help="keep captures and logs of cells that passed, too"
     )
@@ -73,6 +77,7 @@ def pytest_configure(config: pytest.Config) -> None:
         topologies=tuple(config.getoption("--topology")),
         versions=tuple(config.getoption("--ipsec-version")),
     )
+    config.stash[_on_failure_key] = OnFailure(config)
     worker_input = getattr(config, "workerinput", None)
     if worker_input is not None:
         # A controller killed in the middle of a cell must not leave a worker that finishes it.
@@ -87,9 +92,7 @@ def pytest_configure(config: pytest.Config) -> None:
         seed = config.getoption("--seed")
         config.stash[_seed_key] = secrets.randbits(32) if seed is None else seed
         full = config.getoption("--full-report")
-        config.pluginmanager.register(
-            Gatherer(config, folder, full, config.stash[_seed_key]), "nattlab-gatherer"
-        )
+        config.pluginmanager.register(Gatherer(config, folder, full, config.stash[_seed_key]), GATHERER)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -109,6 +112,12 @@ class CellItem(pytest.Function):
         self.rerun = f"nattlab run {shlex.quote(spec.name)}"
         self.has_crashed = False
         """Whether the attempt that goes on found a crash."""
+        self.running: Cell | None = None
+        self.send: Callable[[Reports], None] | None = None
+        self.phases: Reports = []
+        """Reports of the attempt that goes on."""
+        self._saved = 0
+        """The number of the attempt whose evidence was written last."""
         self.trial = Trial(self._facts(), functools.partial(ReportFolder.evidence_name, spec.name))
 
     def _facts(self) -> Result:
@@ -128,6 +137,26 @@ class CellItem(pytest.Function):
             ticket=spec.known_failure.ticket if spec.known_failure is not None else "",
             rerun=self.rerun,
         )
+
+    def run(self, nextitem: pytest.Item | None, send: Callable[[Reports], None] | None = None) -> Reports:
+        """Run the phases of an attempt; `send` is for reports that cannot wait for the last of them."""
+        self.send, self.phases = send, []
+        return runtestprotocol(self, nextitem=nextitem, log=False)
+
+    @property
+    def is_saved(self) -> bool:
+        """Whether evidence of the current attempt was written while its lab was still up."""
+        return self._saved == len(self.trial.attempts)
+
+    def save_evidence(self) -> None:
+        """Write evidence of the current attempt, while its peers run."""
+        assert self.running is not None
+        self._saved = len(self.trial.attempts)
+        folder = self.config.stash[_folder_key].path / self.trial.evidence_folder
+        self.running.keep_state()
+        self.running.save_evidence(folder)
+        self.running.record(not self.trial.current.verdict.is_bad).write(folder)
+        self.trial.add_evidence()
 
     def tell(self, **facts: Any) -> None:
         """Learn facts of Result that only the running cell knows."""
@@ -194,7 +223,11 @@ def cell(request: pytest.FixtureRequest) -> Iterator[Cell]:
     try:
         with opened(item.spec, folder, item.seed) as made:
             item.tell(nat=made.describe_nats())
+            item.running = made
             yield made
+            item.running = None
+            if item.is_saved:
+                return
             is_kept = trial.is_of_interest or request.config.getoption("--keep-evidence")
             if is_kept:
                 made.keep_state()
@@ -223,7 +256,8 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
     item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
     item.tell(started=utc(time.time()))
     reports = _attempt(item, nextitem)
-    if item.trial.current.verdict.is_bad and not item.config.getoption("--no-retry"):
+    is_tried_once = item.config.getoption("--no-retry") or item.config.stash[_on_failure_key].is_wanted
+    if item.trial.current.verdict.is_bad and not is_tried_once:
         reports = _attempt(item, nextitem)
     result = item.trial.result()
     path, line = item.reportinfo()[:2]
@@ -243,9 +277,17 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
 def _attempt(item: CellItem, nextitem: pytest.Item | None) -> list[pytest.TestReport]:
     item.has_crashed = False
     item.trial.begin()
-    reports = runtestprotocol(item, nextitem=nextitem, log=False)
+    is_kept = item.config.stash[_on_failure_key].keeps
+    reports = in_child(item, lambda send: item.run(None, send)) if is_kept else item.run(nextitem)
     item.trial.finish(item.spec.known_failure, item.has_crashed)
     return reports
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_teardown(item: pytest.Item) -> None:
+    """Stay in the lab of a cell as long as somebody wants to."""
+    if isinstance(item, CellItem):
+        item.config.stash[_on_failure_key].stay(item, item.phases, item.send)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -258,4 +300,5 @@ def pytest_runtest_makereport(
         verdict, reason = judge(call)
         item.trial.add_phase(verdict, reason, call.duration)
         item.has_crashed = item.has_crashed or is_crash(call)
+        item.phases.append(report)
     return report

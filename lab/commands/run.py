@@ -37,6 +37,13 @@ def add_to(commands: Subcommands) -> None:
         metavar="N",
         help="of what the lab draws by chance; default: another one each time",
     )
+    run.add_argument(
+        "--keep-on-failure", action="store_true", help="leave labs of failed cells standing: `nattlab ls`"
+    )
+    run.add_argument(
+        "--pause-on-failure", action="store_true", help="wait in the lab of a failed cell for Enter"
+    )
+    run.add_argument("--shell", metavar="NODE", help="a shell on this node when a cell has run, or failed")
     run.add_argument("-n", dest="workers", metavar="N", help="cells at a time (default: three a core)")
     run.set_defaults(call=_run)
 
@@ -56,13 +63,17 @@ def _run(options: argparse.Namespace) -> int:
         chosen += [f"{option}={value}" for value in values]
     if options.seed is not None:
         chosen.append(f"--seed={options.seed}")
-    if options.keep_evidence:
-        chosen.append("--keep-evidence")
+    for option in ("keep_evidence", "keep_on_failure", "pause_on_failure"):
+        if getattr(options, option):
+            chosen.append(f"--{option.replace('_', '-')}")
+    if options.shell is not None:
+        chosen.append(f"--shell={options.shell}")
     reports = os.path.abspath(options.reports)
     arguments = [str(SCENARIOS), "--rootdir", str(SCENARIOS.parent), "--full-report", f"--reports={reports}"]
     single = len(options.cells) == 1 and "[" in options.cells[0]
     # Most of a cell is waiting for a daemon, so three of them share a core.
-    workers = options.workers or ("0" if single else str(3 * (os.cpu_count() or 1)))
+    is_at_terminal = options.pause_on_failure or options.shell is not None
+    workers = options.workers or ("0" if single or is_at_terminal else str(3 * (os.cpu_count() or 1)))
     arguments += ["-p", "no:terminal", "-n", workers, "--dist", "worksteal", *chosen, *options.rest]
     status = pytest.main(arguments)
     return 2 if status == pytest.ExitCode.NO_TESTS_COLLECTED else int(status)

@@ -32,7 +32,7 @@ def process_directory() -> Path:
             reap()
             path, fd = _create(base())
             _own = (os.getpid(), path, fd)
-            atexit.register(_remove_own)
+            atexit.register(release)
         return _own[1]
 
 
@@ -76,7 +76,8 @@ def _create(where: Path) -> tuple[Path, int]:
         os.close(fd)
 
 
-def _remove_own() -> None:
+def release() -> None:
+    """Remove the scratch directory of this process, as its exit does. Idempotent."""
     global _own
     if _own is not None and _own[0] == os.getpid():
         _, path, fd = _own

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -18,6 +20,8 @@ from lab.report.folder import ReportFolder
 from lab.report.results import Result, Run
 from lab.report.writing import write_report
 
+GATHERER = "nattlab-gatherer"
+"""The name of the plugin."""
 MISUSE = "nattlab_misuse"
 """Under this key an xdist worker sends what was wrong with the options or the scenarios."""
 
@@ -85,6 +89,18 @@ class Gatherer:
         if report.when == "teardown" and self._full and result.cell not in self._told:
             self._told.add(result.cell)
             self._show(result)
+
+    @contextmanager
+    def silenced(self) -> Iterator[None]:
+        """Leave the terminal to somebody else for the block."""
+        if self._progress is None:
+            yield
+            return
+        self._progress.stop()
+        try:
+            yield
+        finally:
+            self._progress.start()
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         """Keep collection errors: with our own terminal nobody else tells them."""

@@ -63,6 +63,10 @@ class Trial:
             reason = f"passed, though it is known to fail: {known.ticket}"
         self.attempts[-1] = replace(self.current, verdict=verdict, reason=reason)
 
+    def note(self, text: str) -> None:
+        """Add lines to the reason of the current attempt."""
+        self.attempts[-1] = replace(self.current, reason=f"{self.current.reason}\n{text}")
+
     def add_evidence(self) -> None:
         """Note that evidence of the current attempt was written into its folder."""
         self.attempts[-1] = replace(self.current, evidence=self.evidence_folder)

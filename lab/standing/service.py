@@ -28,6 +28,7 @@ class Service:
         # Peers are asked over connections that carry one question at a time.
         self._lock = threading.Lock()
         self.ended = threading.Event()
+        self._refusal = ""
         self.requests: dict[str, Callable[..., dict[str, Any]]] = {
             "status": self.status,
             "nat": self.nat,
@@ -124,8 +125,14 @@ class Service:
             "ports": {"ike": sorted(ports.ike), "nat_t": sorted(ports.nat_t)},
         }
 
+    def refuse_down(self, why: str) -> None:
+        """Let nobody take the lab down by request from now on."""
+        self._refusal = why
+
     def down(self) -> dict[str, Any]:
         """Have the keeper take the lab down."""
+        if self._refusal:
+            raise LabError(self._refusal)
         self.ended.set()
         return {}
 

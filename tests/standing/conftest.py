@@ -1,10 +1,15 @@
 from __future__ import annotations
 
 import os
+import pty
+import re
+import select
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -33,7 +38,10 @@ class House:
         self.held: set[int] = set()
 
     def argv(self, *arguments: str) -> list[str]:
-        return ["nsenter", f"--mount=/proc/{self.init.pid}/ns/mnt", f"--wd={ROOT}", *NATTLAB, *arguments]
+        return self.inside(*NATTLAB, *arguments)
+
+    def inside(self, *argv: str, folder: Path = ROOT) -> list[str]:
+        return ["nsenter", f"--mount=/proc/{self.init.pid}/ns/mnt", f"--wd={folder}", *argv]
 
     def __call__(
         self, *arguments: str, status: int | None = 0, timeout: float = 120
@@ -115,6 +123,64 @@ def namespaces(pid: int) -> set[int]:
 
 def held_by_anyone() -> set[int]:
     return set().union(*(namespaces(int(path.name)) for path in Path("/proc").glob("[0-9]*")))
+
+
+class Terminal:
+    """A program on a pseudo terminal, which is its controlling one; `said` is all it printed so far."""
+
+    def __init__(self, master: int, pid: int) -> None:
+        self.master = master
+        self.pid = pid
+        self.said = ""
+
+    def type(self, text: str) -> None:
+        os.write(self.master, text.encode())
+
+    def until(self, pattern: str, deadline: float = 40) -> re.Match[str]:
+        """Read until `pattern` turns up behind what was matched before."""
+        end = time.monotonic() + deadline
+        while not (found := re.search(pattern, self.said)):
+            ready, _, _ = select.select([self.master], [], [], max(0, end - time.monotonic()))
+            assert ready, f"waited for {pattern!r}, read {self.said!r}"
+            try:
+                octets = os.read(self.master, 65536)
+            except OSError:
+                octets = b""
+            assert octets, f"ended before {pattern!r}: {self.said!r}"
+            self.said += octets.decode(errors="replace")
+        self.said = self.said[found.end() :]
+        return found
+
+    def end(self) -> int:
+        """Read to its end; its exit status."""
+        try:
+            while octets := os.read(self.master, 65536):
+                self.said += octets.decode(errors="replace")
+        except OSError:
+            pass  # Linux says EIO where the last program at the terminal has gone.
+        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+
+
+@contextmanager
+def open_terminal(argv: list[str], **environment: str) -> Iterator[Terminal]:
+    pid, master = pty.fork()
+    if pid == 0:
+        os.execvpe(argv[0], argv, {**os.environ, "TERM": "dumb", **environment})
+    try:
+        yield Terminal(master, pid)
+    finally:
+        try:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+        except (ProcessLookupError, ChildProcessError):
+            pass  # It has ended, and end() has reaped it.
+        os.close(master)
+
+
+@pytest.fixture
+def terminal() -> Callable[..., AbstractContextManager[Terminal]]:
+    """Opens a pseudo terminal with a program on it."""
+    return open_terminal
 
 
 @pytest.fixture
