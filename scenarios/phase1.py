@@ -16,6 +16,7 @@ from lab.ike.ikev1.peer import Ikev1Peer
 from lab.ike.ikev1.persona import PLAIN, Persona
 from lab.ike.runner import Runner
 from lab.ike.versions import VERSIONS, by_name
+from lab.peers.peer import AUTO, OFF
 from scenarios.scripted import scripted
 
 RFC = "rfc3947"
@@ -177,8 +178,8 @@ def terms(cell: Cell, side: str, **changes: Any) -> dict[str, Any]:
 
 
 def versions(*names: str) -> dict[str, Any]:
-    """The option of scripted() that offers these versions."""
-    return {"nat_t": tuple(map(by_name, names))}
+    """The fields of Connection with which natt offers and accepts these versions; without names, none."""
+    return {"nat_t": names, "encapsulation": AUTO if names else OFF}
 
 
 def nat_t_in(message: Seen) -> list[str]:

@@ -92,8 +92,7 @@ def phase1_with(cell: Cell, known: Sequence[str], *deviations: Deviation) -> Ite
         with phase1_of_script(cell, *deviations, persona=IN_CLEAR, **versions(*known)) as (phase1, _):
             yield phase1
     else:
-        encapsulation = AUTO if known else OFF
-        cell.renew("right", deviations=deviations, encapsulation=encapsulation, nat_t=tuple(known))
+        cell.renew("right", deviations=deviations, **versions(*known))
         cell.renew("left")
         cell.connect()
         yield newest_phase1(cell)

@@ -111,7 +111,7 @@ def the_rfc_wins_over_the_unnumbered_draft(cell: Cell) -> None:
 def the_stenberg_drafts_are_unknown(cell: Cell) -> None:
     cell.start("right")
     persona = replace(PLAIN, vendor_ids=tuple(STENBERG))
-    with phase1_of_script(cell, nat_t=(), persona=persona) as (phase1, _):
+    with phase1_of_script(cell, persona=persona, **versions()) as (phase1, _):
         assert phase1.offered == list(STENBERG.values())
         assert phase1.answered == []
     phase1.expect_nat_d()

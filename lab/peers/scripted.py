@@ -6,54 +6,32 @@ tells it by PF_KEY what to encapsulate.
 
 from __future__ import annotations
 
-import ipaddress
 import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from lab.ike import keys
 from lab.ike.action import Event
-from lab.ike.association import Selector
-from lab.ike.chain import Payload
-from lab.ike.crypto import NO_INTEGRITY, Encryption
-from lab.ike.deviation import Deviation, InsertPayload, Match, Ports
 from lab.ike.errors import ConfigurationError, CryptoError
-from lab.ike.ikev1 import config as v1
-from lab.ike.ikev1 import suites as v1_suites
-from lab.ike.ikev1.payloads import Identity as V1Identity
 from lab.ike.ikev1.peer import Ikev1Peer
-from lab.ike.ikev2 import config as v2
-from lab.ike.ikev2 import suites as v2_suites
-from lab.ike.ikev2.numbers import Exchange, P
-from lab.ike.ikev2.payloads import Identity as V2Identity
 from lab.ike.ikev2.peer import Ikev2Peer
-from lab.ike.natd import Fake
 from lab.ike.transport import IKE_PORT
-from lab.ike.transport import Endpoint as UdpEndpoint
 from lab.ike.versions import by_name
 from lab.natt.pfkey.numbers import Dialect
-from lab.peers.certificates import issued
 from lab.peers.keymanager import KeyManager
+from lab.peers.machine import answers, machine_of, nat_t_of, proposal
 from lab.peers.natt import DEVICE, Natt, network, table
 from lab.peers.peer import (
-    FORCE,
-    IKEV1_AGGRESSIVE,
     IKEV2,
-    OFF,
-    TRANSPORT,
     Connection,
     Endpoint,
     PeerError,
     UnsupportedError,
 )
-from lab.peers.suite import EspSuite
 from lab.wait import DeadlineExceededError, wait_until
 
 CONNECT_DEADLINE = 15.0
-X509_SIGNATURE = 4
-"""Certificate encoding (RFC 7296 section 3.6)."""
 
 
 class ScriptedNatt(Natt):
@@ -81,7 +59,7 @@ class ScriptedNatt(Natt):
         self._was_non_ike = False
         self._lease = ""
         self._ikev1_keys: dict[bytes, str] = {}
-        self.machine = self._make_machine()
+        self.machine = machine_of(self.endpoint, self.connection)
 
     @classmethod
     def check(cls, connection: Connection) -> None:
@@ -95,96 +73,12 @@ class ScriptedNatt(Natt):
         if patience is not None and patience.factor != 2 and connection.version != IKEV2:
             raise UnsupportedError(cls.name, "retransmission with IKEv1 by another factor than 2")
         try:
-            _v2_suite(connection.suites[0]) if connection.version == IKEV2 else _v1_suite(
-                connection.suites[0]
-            )
+            proposal(connection)
         except (ConfigurationError, CryptoError) as error:
             raise UnsupportedError(cls.name, str(error)) from error
 
-    def _make_machine(self) -> Ikev1Peer | Ikev2Peer:
-        return self._ikev2() if self.connection.version == IKEV2 else self._ikev1()
-
-    def _ikev2(self) -> Ikev2Peer:
-        end, connection = self.endpoint, self.connection
-        inner: dict[str, Any] = {}
-        if connection.mode != TRANSPORT:
-            inner = {
-                "local": (Selector.of(network(end.inner)),),
-                "remote": tuple(
-                    Selector.of(network(inner)) for inner in (end.remote_inner, *end.further_inner)
-                ),
-            }
-        child = v2.Child((_v2_suite(connection.suites[0]),), connection.mode, **inner)
-        return Ikev2Peer(
-            v2.Config(
-                local=UdpEndpoint.of(end.address, IKE_PORT),
-                remote=UdpEndpoint.of(end.remote, IKE_PORT),
-                local_id=V2Identity.of(self._identity),
-                secret=connection.secret.encode(),
-                child=child if connection.child else None,
-                natt_port=connection.nat_t_port,
-                remote_natt_port=connection.nat_t_port,
-                nat_detection=connection.encapsulation != OFF,
-                force_encapsulation=connection.encapsulation == FORCE,
-                mobike=connection.mobike,
-                liveness=connection.liveness,
-                child_lifetime=connection.child_lifetime,
-                retransmission=connection.retransmission or v2.Retransmission(),
-                fragmentation=connection.ike_fragmentation,
-                initial_contact=connection.initial_contact,
-                unique=connection.unique,
-                pool=connection.pool if self._answers else "",
-                request_address=bool(connection.pool) and not self._answers,
-                **connection.ike,
-            ),
-            self._deviations,
-        )
-
-    def _ikev1(self) -> Ikev1Peer:
-        end, connection = self.endpoint, self.connection
-        nets: dict[str, Any] = {}
-        timing: dict[str, Any] = {}
-        if connection.mode != TRANSPORT:
-            remote = _around(network(end.remote_inner), *map(network, end.further_inner))
-            nets = {"local_net": network(end.inner), "remote_net": remote}
-        if (patience := connection.retransmission) is not None:
-            timing = {"retransmit_after": patience.first, "retransmissions": patience.tries - 1}
-        versions = () if connection.encapsulation == OFF else tuple(map(by_name, self._nat_t))
-        aggressive = connection.version == IKEV1_AGGRESSIVE
-        return Ikev1Peer(
-            v1.Config(
-                local=UdpEndpoint.of(end.address, IKE_PORT),
-                remote=UdpEndpoint.of(end.remote, IKE_PORT),
-                secret=connection.secret.encode(),
-                local_id=V1Identity.fqdn(self._identity),
-                exchange=v1.AGGRESSIVE_MODE if aggressive else v1.MAIN_MODE,
-                # One suite, so that aggressive mode, which cannot negotiate a group, offers the same.
-                suites=(v1_suites.Phase1Suite(),),
-                esp=(_v1_suite(connection.suites[0]),),
-                mode=connection.mode,
-                nat_t=versions,
-                force_encapsulation=Fake.RANDOM_OCTETS if connection.encapsulation == FORCE else None,
-                natt_port=connection.nat_t_port,
-                dpd_delay=connection.liveness or None,
-                fragmentation=connection.ike_fragmentation,
-                **nets,
-                **timing,
-                **connection.ike,
-            ),
-            self._deviations,
-        )
-
-    @property
-    def _identity(self) -> str:
-        return self.connection.identity or f"{self.endpoint.name}.test"
-
-    @property
-    def _answers(self) -> bool:
-        """Whether this end is the responder, which has the pool."""
-        return self.endpoint.name == "right"
-
     def _tunnel(self) -> list[str]:
-        if self.connection.pool and not self._answers:
+        if self.connection.pool and not answers(self.endpoint):
             return [table("[tunnel]", device=DEVICE, addresses=[])]
         return super()._tunnel()
 
@@ -194,26 +88,10 @@ class ScriptedNatt(Natt):
         return self._lease
 
     @property
-    def _deviations(self) -> tuple[Deviation, ...]:
-        connection, first = self.connection, list[Deviation]()
-        if connection.start_on_nat_t:
-            first.append(Ports(start_on_natt_port=True))
-        if connection.certificate:
-            # It proves itself by the secret, and shows a certificate besides.
-            shown = issued(f"{self.endpoint.name}.test", connection.certificate).certificate
-            body = bytes([X509_SIGNATURE]) + shown
-            first.append(InsertPayload(Match(exchange=Exchange.IKE_AUTH), Payload(P.CERT, body)))
-        return (*first, *connection.deviations)
-
-    @property
-    def _nat_t(self) -> tuple[str, ...]:
-        return self.connection.nat_t or tuple(version.name for version in v1.DEFAULT_NAT_T)
-
-    @property
     def _is_non_ike(self) -> bool:
         """Whether some version on offer has ESP on port 500 behind eight zero octets, or one had before."""
         if self.connection.version != IKEV2:
-            self._was_non_ike |= any(by_name(name).non_ike_marker for name in self._nat_t)
+            self._was_non_ike |= any(by_name(name).non_ike_marker for name in nat_t_of(self.connection))
         return self._was_non_ike
 
     def configuration(self) -> str:
@@ -255,7 +133,7 @@ class ScriptedNatt(Natt):
     def renew(self, connection: Connection) -> None:
         """See Peer.renew: another key manager on the same nattd, if that needs no other configuration."""
         before, self.connection = (self.configuration(), self._dialect), connection
-        self.machine = self._make_machine()
+        self.machine = machine_of(self.endpoint, self.connection)
         if (self.configuration(), self._dialect) != before:
             super().renew(connection)
             return
@@ -414,21 +292,3 @@ class ScriptedNatt(Natt):
     @property
     def _log(self) -> Path:
         return self.endpoint.node.scratch / "ike.log"
-
-
-def _around(first: str, *others: str) -> str:
-    """The smallest network that holds all of them: IKEv1 knows one."""
-    common = ipaddress.ip_network(first)
-    while not all(ipaddress.ip_network(other).subnet_of(common) for other in others):  # type: ignore[arg-type]
-        common = common.supernet()
-    return str(common)
-
-
-def _v2_suite(suite: EspSuite) -> v2_suites.EspSuite:
-    return v2_suites.EspSuite(
-        Encryption(suite.encryption, suite.key_bits), suite.integrity or NO_INTEGRITY, suite.esn
-    )
-
-
-def _v1_suite(suite: EspSuite) -> v1_suites.EspSuite:
-    return v1_suites.EspSuite(Encryption(suite.encryption, suite.key_bits), suite.integrity or NO_INTEGRITY)
