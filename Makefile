@@ -1,9 +1,10 @@
-.PHONY: help setup interop test lint fuzz bench bench-connect bench-tunnel clean
+.PHONY: help setup setup-engine interop interop-containers test lint fuzz bench bench-connect bench-tunnel clean
 
 INPUTS ?= 1000000
 
 help:
 	@echo "make interop  run the interop suite: matrix of verdicts, reports/latest/junit.xml"
+	@echo "make interop-containers  some of it with containers as nodes, on a Docker engine of its own if need be"
 	@echo "make test     the project's own tests, linters and type checks"
 	@echo "make fuzz     $(INPUTS) inputs (INPUTS=...) each for classify, the input path and the PF_KEY server"
 	@echo "make bench    set-up and churn costs of a lab on this machine"
@@ -17,7 +18,16 @@ setup:
 interop: setup
 	@.venv/bin/nattlab run
 
-test: setup lint
+# A release of a peer, and whether a namespace is all it needs, is tried in containers.
+CONTAINER_CELLS ?= ENC-01 ENC-03 DMX-01 DMX-02 KA-01 REB-01 VER-02
+
+interop-containers: setup-engine
+	@.venv/bin/nattlab engine -- .venv/bin/nattlab run --nodes container $(CONTAINER_CELLS)
+
+setup-engine:
+	@scripts/setup engine
+
+test: setup-engine lint
 	.venv/bin/python -m pytest
 
 lint: setup

@@ -19,9 +19,11 @@ from lab.journal import Journal
 from lab.net import topology_file
 from lab.net.conntrack_watch import ConntrackWatch
 from lab.net.model import Link
+from lab.net.errors import EngineError
 from lab.net.topology import Topology
 from lab.nodes.crash import core_dumps, crashes
 from lab.nodes.network import Network
+from lab.nodes.places import EVERYTHING_HERE, Places
 from lab.nodes.proof import prove
 from lab.peers import traffic
 from lab.peers.peer import (
@@ -36,7 +38,7 @@ from lab.peers.peer import (
     UnsupportedError,
 )
 from lab.peers.registry import PEERS, driver
-from lab.probe import require
+from lab.probe import PROGRAMS, UnavailableError, require
 from lab.report.record import Record
 from lab.report.sequence import Ends
 from lab.report.state import state
@@ -63,8 +65,10 @@ class Cell:
         recorder: Recorder,
         seed: int = 0,
         watches: Mapping[str, ConntrackWatch] | None = None,
+        places: Places = EVERYTHING_HERE,
     ) -> None:
         self.spec = spec
+        self._places = places
         self._seed = seed
         self.has_drawn = False
         """Whether the scenario drew anything by chance: then the run's seed is needed to repeat it."""
@@ -196,7 +200,7 @@ class Cell:
         for side in sides or ("right", "left"):
             chosen = driver(self.spec.right if side == "right" else self.spec.left, self.version)
             chosen.check(connection)
-            require(*chosen.needs(connection))
+            _require_for(chosen, connection, self._places)
             peer = chosen(self.endpoint(side), connection)
             self._peers[side] = peer
             with self.journal.step(side, f"starts {peer.name}"):
@@ -356,27 +360,31 @@ class Cell:
 
 
 @contextlib.contextmanager
-def opened(spec: CellSpec, scratch: Path, seed: int = 0) -> Iterator[Cell]:
+def opened(spec: CellSpec, scratch: Path, seed: int = 0, places: Places = EVERYTHING_HERE) -> Iterator[Cell]:
     """Build the cell's network, let it prove itself, capture on every link; take all of it down after.
 
-    `seed` is that of Cell.random.
+    `seed` is that of Cell.random; `places` says which nodes are containers.
 
     Raises UnsupportedError, UnavailableError, BrokenLabError before anything of the scenario has run.
     """
     spec.check_support()
     connection = spec.make_connection()
     for name in (spec.left, spec.right):
-        require(*driver(name, spec.version).needs(connection))
+        _require_for(driver(name, spec.version), connection, places)
     require(*spec.scenario.needs)
     peers = topology_file.load(spec.topology).peers
     own_device = [side for side in peers if PEERS[spec.right if side == "right" else spec.left].owns_inner]
-    with built(spec, scratch, own_device, seed) as cell:
+    with built(spec, scratch, own_device, seed, places) as cell:
         yield cell
 
 
 @contextlib.contextmanager
 def built(
-    spec: CellSpec, scratch: Path, inner_left_to: Collection[str] = (), seed: int = 0
+    spec: CellSpec,
+    scratch: Path,
+    inner_left_to: Collection[str] = (),
+    seed: int = 0,
+    places: Places = EVERYTHING_HERE,
 ) -> Iterator[Cell]:
     """The same whatever the peers support; those named put their inner addresses on devices of their own.
 
@@ -385,7 +393,12 @@ def built(
     connection = spec.make_connection()
     topology = topology_file.load(spec.topology)
     require(*BASE_NEEDS, *topology.needs)
-    with Network.build(topology, scratch, inner_left_to=inner_left_to) as network:
+    containers = places.containers(topology, spec.left, spec.right)
+    try:
+        network = Network.build(topology, scratch, inner_left_to=inner_left_to, containers=containers)
+    except EngineError as error:
+        raise UnavailableError("container", str(error)) from error
+    with network:
         prove(network)
         network.impair_as_declared()
         points = [CapturePoint(p.link, p.interface, p.namespace) for p in network.capture_points()]
@@ -393,11 +406,17 @@ def built(
         with contextlib.ExitStack() as held:
             watches = {nat.name: held.enter_context(contextlib.closing(nat.watch())) for nat in network.nats}
             recorder = held.enter_context(Recorder(points, ports, listeners=watches.values()))
-            cell = Cell(spec, network, recorder, seed, watches)
+            cell = Cell(spec, network, recorder, seed, watches, places)
             try:
                 yield cell
             finally:
                 cell.stop_peers()
+
+
+def _require_for(chosen: type[Peer], connection: Connection, places: Places) -> None:
+    """Raise UnavailableError if this host lacks what `chosen` needs and its image does not bring."""
+    brings = PROGRAMS if places.brings_own_programs(chosen.name) else frozenset()
+    require(*(need for need in chosen.needs(connection) if need not in brings))
 
 
 def _times(count: int) -> str:

@@ -23,6 +23,8 @@ SUBCOMMANDS = {
     "down": "down",
     "compare": "compare",
     "history": "history",
+    "engine": "engine",
+    "image": "image",
 }
 """Subcommand → its module in lab.commands."""
 
@@ -49,7 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
     if rest and options.command != "run":
         hint = " (a program's own arguments go behind --)" if options.command == "exec" else ""
         parser.error(f"unrecognized arguments: {' '.join(rest)}{hint}")
-    if options.trailing and options.command not in ("exec", "run"):
+    if options.trailing and options.command not in ("exec", "run", "engine"):
         parser.error(f"nothing goes behind -- of {options.command}: {' '.join(options.trailing)}")
     options.rest = rest + options.trailing
     try:

@@ -18,8 +18,9 @@ from _pytest.runner import runtestprotocol
 from lab.cell import Cell, opened
 from lab.net import scratch, topology_file
 from lab.net.keeper import die_with_parent
-from lab.net.model import TopologyError
+from lab.net.model import TopologyError, listed
 from lab.nodes.crash import ProgramCrashError
+from lab.nodes.places import NAMESPACE, PLACES, Places
 from lab.peers.registry import PEERS
 from lab.report.clock import utc
 from lab.report.folder import ReportFolder
@@ -37,6 +38,7 @@ _WORKER_KEY = "nattlab_report"
 _WORKER_SEED = "nattlab_seed"
 _folder_key = pytest.StashKey[ReportFolder]()
 _seed_key = pytest.StashKey[int]()
+_places_key = pytest.StashKey[Places]()
 _selection_key = pytest.StashKey[Selection]()
 _on_failure_key = pytest.StashKey[OnFailure]()
 
@@ -46,8 +48,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("nattlab", "IPsec NAT traversal lab")
     group.addoption("--cells", action="append", default=[], metavar="SELECTOR",
                     help="only these cells: an id (ENC-01), a group (ENC) or a full name")  # fmt: skip
-    group.addoption("--peer", action="append", default=[], choices=sorted(PEERS),
-                    help="only cells with this peer at either end")  # fmt: skip
+    group.addoption("--peer", action="append", default=[], metavar="NAME[=IMAGE]",
+                    help="only cells with this peer at either end, in containers of IMAGE")  # fmt: skip
+    group.addoption("--nodes", choices=PLACES, default=NAMESPACE,
+                    help="what nodes are, unless a topology says it (default: %(default)s)")  # fmt: skip
     group.addoption(
         "--topology", action="append", default=[], metavar="NAME", help="only cells on this topology"
     )
@@ -71,9 +75,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
     """Prepare the selection and, on the controller, the report."""
+    peers = dict(_peer(text) for text in config.getoption("--peer"))
+    config.stash[_places_key] = Places(
+        config.getoption("--nodes"), {peer: image for peer, image in peers.items() if image}
+    )
     config.stash[_selection_key] = Selection(
         cells=tuple(config.getoption("--cells")),
-        peers=tuple(config.getoption("--peer")),
+        peers=tuple(peers),
         topologies=tuple(config.getoption("--topology")),
         versions=tuple(config.getoption("--ipsec-version")),
     )
@@ -95,6 +103,14 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(Gatherer(config, folder, full, config.stash[_seed_key]), GATHERER)
 
 
+def _peer(text: str) -> tuple[str, str]:
+    """Name and image of a value of --peer."""
+    name, _, image = text.partition("=")
+    if name not in PEERS:
+        raise pytest.UsageError(f"--peer: no peer {name!r}; there are {listed(sorted(PEERS))}")
+    return name, image
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
     """Tell an xdist worker where this run's report is."""
@@ -109,7 +125,7 @@ class CellItem(pytest.Function):
         super().__init__(**options)
         self.spec = spec
         self.seed: int = self.config.stash[_seed_key]
-        self.rerun = f"nattlab run {shlex.quote(spec.name)}"
+        self.rerun = " ".join(["nattlab run", *_placed(self.config), shlex.quote(spec.name)])
         self.has_crashed = False
         """Whether the attempt that goes on found a crash."""
         self.running: Cell | None = None
@@ -161,6 +177,13 @@ class CellItem(pytest.Function):
     def tell(self, **facts: Any) -> None:
         """Learn facts of Result that only the running cell knows."""
         self.trial.facts = replace(self.trial.facts, **facts)
+
+
+def _placed(config: pytest.Config) -> list[str]:
+    """The options that put nodes where they are in this run."""
+    places = config.stash[_places_key]
+    options = [] if places.default == NAMESPACE else [f"--nodes={places.default}"]
+    return options + [f"--peer={shlex.quote(f'{name}={image}')}" for name, image in places.images.items()]
 
 
 def pytest_pycollect_makeitem(
@@ -221,7 +244,7 @@ def cell(request: pytest.FixtureRequest) -> Iterator[Cell]:
         raise pytest.UsageError(f"{item.nodeid} asks for `cell` but is not marked with @scenario(…)")
     folder, trial = scratch.directory(item.spec.scenario.id), item.trial
     try:
-        with opened(item.spec, folder, item.seed) as made:
+        with opened(item.spec, folder, item.seed, request.config.stash[_places_key]) as made:
             item.tell(nat=made.describe_nats())
             item.running = made
             yield made
@@ -262,10 +285,11 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
     result = item.trial.result()
     path, line = item.reportinfo()[:2]
     agree(reports, result, (str(path), (line or 0) + 1))
+    places = item.config.stash[_places_key]
     properties: list[tuple[str, object]] = [
         *result.as_properties(),
-        ("left_release", PEERS[item.spec.left].release()),
-        ("right_release", PEERS[item.spec.right].release()),
+        ("left_release", places.images.get(item.spec.left) or PEERS[item.spec.left].release()),
+        ("right_release", places.images.get(item.spec.right) or PEERS[item.spec.right].release()),
     ]
     for report in reports:
         report.user_properties = properties

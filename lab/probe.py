@@ -26,6 +26,9 @@ TUNSETIFF = 0x400454CA
 IFF_TUN_NO_PI = 0x1001
 CHARON = "/usr/sbin/charon-systemd"
 
+PROGRAMS = frozenset({"charon", "vici", "kernel-libipsec"})
+"""Capabilities that are files of a peer: one that runs in an image of its own brings them."""
+
 
 class UnavailableError(Exception):
     """This host lacks something a cell needs. It says nothing about the peers.
@@ -198,6 +201,13 @@ def _tshark() -> str:
     return path
 
 
+def _container() -> str:
+    # The docker package is slow to import, and most runs need no engine.
+    from lab.nodes.engine import connect
+
+    return connect().describe()
+
+
 def _pid_namespace() -> str:
     done = subprocess.run(["unshare", "--pid", "--fork", "true"], capture_output=True, text=True, timeout=20)
     if done.returncode:
@@ -227,6 +237,7 @@ _PROBES: dict[str, tuple[Callable[[], str], str]] = {
     "tshark": (_tshark, "Wireshark's opinion beside ours, and a look inside ESP with the peers' keys"),
     "netdev-egress": (_egress_hook, "links that lose, delay, reorder, double or corrupt, by a seed"),
     "netem": (_qdisc_netem, "the same by the kernel where no seed is asked for: the lab does it itself"),
+    "container": (_container, "nodes that are containers, and peers of which an image is one release"),
 }
 
 

@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from lab.commands.subcommands import SCENARIOS, Subcommands
+from lab.nodes.places import NAMESPACE, PLACES
 from lab.peers.registry import PEERS
 
 
@@ -21,7 +22,14 @@ def add_to(commands: Subcommands) -> None:
         "cells", nargs="*", metavar="SELECTOR", help="ENC-01, ENC, or a cell's full name; default: all"
     )
     run.add_argument(
-        "--peer", action="append", default=[], metavar="NAME", help="cells with this peer at either end"
+        "--peer",
+        action="append",
+        default=[],
+        metavar="NAME[=IMAGE]",
+        help="cells with this peer at either end; with IMAGE it runs in containers of that image",
+    )
+    run.add_argument(
+        "--nodes", choices=PLACES, default=NAMESPACE, help="what nodes are; default: %(default)s"
     )
     run.add_argument("--topology", action="append", default=[], metavar="NAME")
     run.add_argument(
@@ -49,7 +57,7 @@ def add_to(commands: Subcommands) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    unknown = [name for name in options.peer if name not in PEERS]
+    unknown = [name for peer in options.peer if (name := peer.partition("=")[0]) not in PEERS]
     if unknown:
         print(f"nattlab: no peer {unknown[0]}; there are {', '.join(PEERS)}", file=sys.stderr)
         return 2
@@ -61,6 +69,7 @@ def _run(options: argparse.Namespace) -> int:
         ("--ipsec-version", options.version),
     ):
         chosen += [f"{option}={value}" for value in values]
+    chosen.append(f"--nodes={options.nodes}")
     if options.seed is not None:
         chosen.append(f"--seed={options.seed}")
     for option in ("keep_evidence", "keep_on_failure", "pause_on_failure"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Mapping
 from contextlib import ExitStack
 from ipaddress import IPv6Address
 from pathlib import Path
@@ -19,12 +20,12 @@ from lab.wait import DeadlineExceededError, wait_until
 IFA_F_TENTATIVE = 0x40
 
 
-def create_namespaces(topology: Topology) -> dict[str, Namespace]:
-    """One empty namespace per node. Raises NetworkError and leaves none behind."""
+def create_namespaces(topology: Topology, given: Mapping[str, Namespace]) -> dict[str, Namespace]:
+    """One empty namespace per node, of those `given` or new. Raises NetworkError and leaves none behind."""
     made: dict[str, Namespace] = {}
     try:
         for node in topology.nodes:
-            made[node.name] = Namespace.create(node.name)
+            made[node.name] = given.get(node.name) or Namespace.create(node.name)
     except NetworkError:
         for namespace in made.values():
             namespace.close()

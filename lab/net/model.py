@@ -148,6 +148,8 @@ class Node:
     nat: Nat | None = None
     routes: tuple[Route, ...] | None = None
     """None: derived from the links; else they replace the derived ones of both families"""
+    image: str | None = None
+    """the image of the container that it is; None is a namespace, unless the run wants otherwise"""
 
 
 @dataclass(frozen=True)

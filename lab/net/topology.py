@@ -33,6 +33,11 @@ class Topology(Graph):
         bad = [link for link in self.links if link.impairment is not None]
         return ("NFQUEUE",) * bool(boxes) + ("TUN", "netdev-egress") * bool(bad)
 
+    @property
+    def containers(self) -> dict[str, str]:
+        """The image of each node that is a container wherever the topology is built."""
+        return {node.name: node.image for node in self.nodes if node.image is not None}
+
     def inner(self, node: str, family: Family | None = None) -> PrefixedAddress:
         """A protected address of a peer, without `family` that of IPv4 where there is one.
 

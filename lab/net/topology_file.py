@@ -12,8 +12,9 @@
 
 An address may be one of each family: `lan: {left: [10.1.0.2/24, fd01::2/64], …}`, and so may inner. A link
 may have an mtu and an impairment, with the keys of lab.net.impairment.Impairment: `impairment: {loss: 0.1,
-seed: 7}`. Keys of a node: kind (peer, nat, router); routes: [{to, via}]; of a peer also inner; of a nat also
-those of lab.net.nat_file. A key or an item with `<2-8>` in it stands for one of each number, and `<>` below
+seed: 7}`. Keys of a node: kind (peer, nat, router); routes: [{to, via}]; image (of the container
+that it is; ``host`` is made of this host's files); of a peer also inner; of a nat also those of
+lab.net.nat_file. A key or an item with `<2-8>` in it stands for one of each number, and `<>` below
 it for the number: `lan<2-8>: {left<>: 10.1.<>.2/24, nat: 10.1.<>.1/24}`.
 """
 
@@ -46,9 +47,9 @@ from lab.net.yaml_reader import REPEATED
 DIRECTORY = Path(__file__).parents[2] / "topologies"
 
 NODE_KEYS = {
-    Kind.PEER: ("kind", "inner", "routes"),
-    Kind.NAT: ("kind", *KEYS, "routes"),
-    Kind.ROUTER: ("kind", "routes"),
+    Kind.PEER: ("kind", "inner", "routes", "image"),
+    Kind.NAT: ("kind", *KEYS, "routes", "image"),
+    Kind.ROUTER: ("kind", "routes", "image"),
 }
 
 
@@ -151,6 +152,7 @@ class _Reader(NatReader):
             inner=self.addresses(fields["inner"], "10.10.0.1/32") if "inner" in fields else (),
             nat=self.nat(fields) if kind is Kind.NAT else None,
             routes=self.routes(fields["routes"], name) if "routes" in fields else None,
+            image=self.text(fields["image"], "image") if "image" in fields else None,
         )
 
     def routes(self, value: yaml.Node, name: str) -> tuple[Route, ...]:

@@ -13,7 +13,7 @@ from itertools import count
 from pathlib import Path
 
 from lab.net.namespace import Namespace
-from lab.net.processes import ProcessSpace
+from lab.net.processes import Process, ProcessSpace
 from lab.nodes.node import Completed, Program
 
 MAX_CORE = 256 << 20
@@ -105,16 +105,19 @@ class NamespaceNode:
         taken = {program.name for program in self._programs}
         label = name if name not in taken else f"{name}-{next(self._starts)}"
         stdout, stderr = self.scratch / f"{label}.stdout", self.scratch / f"{label}.stderr"
-        with stdout.open("wb") as out, stderr.open("wb") as err:
-            process = self._processes.start(
-                argv, self.namespace, stdout=out, stderr=err, env=env, cwd=cwd or self.scratch
-            )
+        process = self._launch(argv, stdout, stderr, env, cwd or self.scratch)
         with suppress(ProcessLookupError, PermissionError):
             # Gone already, or limited by whoever runs us: then there is no core, but the signal is seen.
             resource.prlimit(process.pid, resource.RLIMIT_CORE, (MAX_CORE, MAX_CORE))
         program = Program(label, argv, process, stdout, stderr)
         self._programs.append(program)
         return program
+
+    def _launch(
+        self, argv: Sequence[str], stdout: Path, stderr: Path, env: Mapping[str, str] | None, cwd: Path
+    ) -> Process:
+        with stdout.open("wb") as out, stderr.open("wb") as err:
+            return self._processes.start(argv, self.namespace, stdout=out, stderr=err, env=env, cwd=cwd)
 
     def write_file(self, name: str, data: str | bytes, mode: int = 0o600) -> Path:
         """Write a file below `scratch`, making its folders, and return its path."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 
 from lab.net.builder import connect, create_namespaces
 from lab.net.impairment import Impairment
@@ -18,6 +18,7 @@ from lab.net.rules import nat66_rules, nat_rules
 from lab.net.topology import Topology
 from lab.net.xtables import Backend, Restore, default_backend
 from lab.nodes.impaired_link import End, ImpairedLink
+from lab.nodes.housing import Housing
 from lab.nodes.namespace_node import NamespaceNode
 from lab.nodes.running_nat import RunningNat
 
@@ -42,6 +43,7 @@ class Network:
         processes: ProcessSpace,
         nodes: dict[str, NamespaceNode],
         nats: dict[str, RunningNat],
+        housing: Housing,
     ) -> None:
         self.topology = topology
         self.nodes = nodes
@@ -51,6 +53,7 @@ class Network:
         self._namespaces = namespaces
         self._processes = processes
         self._impaired: dict[str, ImpairedLink] = {}
+        self._housing = housing
 
     @classmethod
     def build(
@@ -61,16 +64,23 @@ class Network:
         rules: Callable[[NatConfig], str] = nat_rules,
         rules6: Callable[[NatConfig], str] = nat66_rules,
         inner_left_to: Collection[str] = (),
+        containers: Mapping[str, str] = MappingProxyType({}),
     ) -> Network:
         """Build `topology` in the kernel; files of its nodes go below the existing directory `scratch`.
 
         `backend` None takes the first that works here. `rules` and `rules6` may be replaced to plant a
         broken NAT. `inner_left_to` names peers that put their inner addresses on a device of their own.
+        `containers` names the image of each node that shall be a container; it goes before the topology's.
         Raises NetworkError or TopologyError, with nothing left behind.
         """
         topology = topology.leaving_inner_to(inner_left_to)
         chosen = backend if backend is not None or not topology.nats else default_backend()
-        namespaces = create_namespaces(topology)
+        housing = Housing.start(topology, {**topology.containers, **containers}, scratch)
+        try:
+            namespaces = create_namespaces(topology, housing.namespaces())
+        except BaseException:
+            housing.close()
+            raise
         restores: list[Restore] = []
         nats: dict[str, RunningNat] = {}
         try:
@@ -90,13 +100,14 @@ class Network:
                 nat.close()
             for namespace in namespaces.values():
                 namespace.close()
+            housing.close()
             raise
         processes = ProcessSpace()
         nodes = {
-            name: NamespaceNode(name, namespace, processes, scratch / name)
+            name: housing.node(name, namespace, processes, scratch / name)
             for name, namespace in namespaces.items()
         }
-        return cls(topology, namespaces, processes, nodes, nats)
+        return cls(topology, namespaces, processes, nodes, nats, housing)
 
     def nat(self, name: str) -> RunningNat:
         """The NAT called `name`; raises TopologyError naming the ones there are."""
@@ -163,6 +174,7 @@ class Network:
 
     def close(self) -> None:
         """Kill every program and let go of the namespaces. Idempotent."""
+        self._housing.close()
         self._processes.close()
         try:
             for link in list(self._impaired):

@@ -18,7 +18,7 @@ SIOCGIFMTU = 0x8921
 
 @pytest.fixture
 def namespaces():
-    made = create_namespaces(topology_file.load("one_nat"))
+    made = create_namespaces(topology_file.load("one_nat"), {})
     yield made
     for namespace in made.values():
         namespace.close()
@@ -95,14 +95,14 @@ def test_failing_midway_leaves_no_descriptor(monkeypatch: pytest.MonkeyPatch):
     before = set(os.listdir("/proc/self/fd"))
     monkeypatch.setattr(Namespace, "create", fail_at_third)
     with pytest.raises(NetworkError, match="no more"):
-        create_namespaces(topology_file.load("one_nat"))
+        create_namespaces(topology_file.load("one_nat"), {})
     assert len(made) == 2
     assert set(os.listdir("/proc/self/fd")) == before
 
 
 def test_ipv6_addresses_are_usable_at_once_without_autoconfiguration():
     topology = topology_file.load("one_nat66")
-    made = create_namespaces(topology)
+    made = create_namespaces(topology, {})
     try:
         connect(topology, made)
         with made["nat"].entered():
@@ -125,7 +125,7 @@ def test_ipv6_addresses_are_usable_at_once_without_autoconfiguration():
 
 def test_a_link_has_its_mtu_at_both_ends():
     topology = topology_file.load("small_mtu")
-    made = create_namespaces(topology)
+    made = create_namespaces(topology, {})
     try:
         connect(topology, made)
         for node, link, mtu in (("near", "narrow", 1300), ("far", "narrow", 1300), ("near", "wan", 1500)):
