@@ -18,8 +18,8 @@ from lab.capture.seen import Ports
 from lab.journal import Journal
 from lab.net import topology_file
 from lab.net.conntrack_watch import ConntrackWatch
-from lab.net.model import Link
 from lab.net.errors import EngineError
+from lab.net.model import Link
 from lab.net.topology import Topology
 from lab.nodes.crash import core_dumps, crashes
 from lab.nodes.network import Network

@@ -17,8 +17,8 @@ from lab.net.processes import ProcessSpace
 from lab.net.rules import nat66_rules, nat_rules
 from lab.net.topology import Topology
 from lab.net.xtables import Backend, Restore, default_backend
-from lab.nodes.impaired_link import End, ImpairedLink
 from lab.nodes.housing import Housing
+from lab.nodes.impaired_link import End, ImpairedLink
 from lab.nodes.namespace_node import NamespaceNode
 from lab.nodes.running_nat import RunningNat
 
