@@ -160,6 +160,11 @@ class CellItem(pytest.Function):
         return runtestprotocol(self, nextitem=nextitem, log=False)
 
     @property
+    def place(self) -> str:
+        """File and line of the scenario."""
+        return "{}:{}".format(*self.location[:2])
+
+    @property
     def is_saved(self) -> bool:
         """Whether evidence of the current attempt was written while its lab was still up."""
         return self._saved == len(self.trial.attempts)
@@ -171,7 +176,7 @@ class CellItem(pytest.Function):
         folder = self.config.stash[_folder_key].path / self.trial.evidence_folder
         self.running.keep_state()
         self.running.save_evidence(folder)
-        self.running.record(not self.trial.current.verdict.is_bad).write(folder)
+        self.running.record(not self.trial.current.verdict.is_bad, self.place).write(folder)
         self.trial.add_evidence()
 
     def tell(self, **facts: Any) -> None:
@@ -263,8 +268,7 @@ def cell(request: pytest.FixtureRequest) -> Iterator[Cell]:
                 made.save_evidence(evidence)
                 trial.add_evidence()
             if is_kept or crashes or request.config.getoption("--full-report"):
-                place = "{}:{}".format(*item.location[:2])
-                made.record(not (trial.current.verdict.is_bad or crashes), place).write(evidence)
+                made.record(not (trial.current.verdict.is_bad or crashes), item.place).write(evidence)
             if crashes:
                 raise ProgramCrashError("\n".join(crashes))
     finally:
