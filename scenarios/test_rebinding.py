@@ -3,6 +3,8 @@
 import contextlib
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -10,6 +12,8 @@ from lab.capture.expect import expect
 from lab.capture.seen import Seen
 from lab.cell import Cell
 from lab.ike.deviation import DropMessage, Match
+from lab.ike.ikev1.numbers import ExchangeType, PayloadType
+from lab.ike.ikev1.persona import PLAIN
 from lab.ike.ikev2.config import Retransmission
 from lab.ike.ikev2.numbers import Exchange, P
 from lab.peers.peer import IKEV1_AGGRESSIVE, IKEV1_MAIN, IKEV2
@@ -25,6 +29,8 @@ FOLLOWS_ESP = {"natt": True, "strongswan": False}
 """Whether a peer moves its SA after authenticated ESP from a new port: libipsec does not tell of it."""
 SMALL = 200
 """Octets of an IP packet that cannot take a whole IKE_AUTH request, but half of one."""
+SMALL_V1 = 84
+"""Octets of an IKE message that cannot be a whole message 5, but half of one."""
 
 
 @scenario(
@@ -118,7 +124,7 @@ def connecting(cell: Cell) -> Iterator[None]:
 @scenario("REB-15", versions=(IKEV1_MAIN, IKEV2), features=("ike",))
 def a_reboot_within_the_negotiation_is_survived(cell: Cell) -> None:
     a_reboot_at_the_float(cell)
-    if cell.spec.left == "natt" and cell.version == IKEV2:
+    if cell.spec.left == "natt":
         cell.stop_peers()
         a_reboot_between_fragments(cell)
 
@@ -141,23 +147,39 @@ def a_reboot_at_the_float(cell: Cell) -> None:
     )
 
 
+FRAGMENTS: dict[str, dict[str, Any]] = {
+    IKEV1_MAIN: {
+        "ike": {"persona": replace(PLAIN, fragment_size=SMALL_V1)},
+        "deviations": (DropMessage(Match(exchange=ExchangeType.MAIN, part=1, nth=1)),),
+    },
+    IKEV2: {
+        "ike": {"fragment_size": SMALL},
+        "deviations": (DropMessage(Match(exchange=Exchange.IKE_AUTH, part=1, nth=0)),),
+    },
+}
+"""Two fragments of the first message on 4500, of which the second is lost.
+
+In main mode that is message 5; the first message in fragments is the third one.
+"""
+EXCHANGE = {IKEV1_MAIN: "main mode", IKEV2: "IKE_AUTH"}
+
+
 def a_reboot_between_fragments(cell: Cell) -> None:
-    """The first fragment of IKE_AUTH (RFC 7383) is through when the NAT forgets; the second is lost."""
+    """The first fragment (RFC 7383, or Cisco's) is through when the NAT forgets; the second is lost."""
     right, before = cell.endpoint("right").address, cell.seen[-1]
-    lost = DropMessage(Match(exchange=Exchange.IKE_AUTH, part=1, nth=0))
     cell.start("right")
-    slow = Retransmission(first=2.0)
-    cell.start("left", ike={"fragment_size": SMALL}, retransmission=slow, deviations=(lost,))
+    cell.start("left", retransmission=Retransmission(first=2.0, factor=2.0), **FRAGMENTS[cell.version])
+    exchange = EXCHANGE[cell.version]
     with connecting(cell):
         first = cell.until(
-            lambda seen: seen.on("wan").after(before).marked_ike.exchange("IKE_AUTH").to(right), "a fragment"
+            lambda seen: seen.on("wan").after(before).marked_ike.exchange(exchange).to(right), "a fragment"
         ).first
         cell.network.nat("nat").remap()
     cell.ping()
     cell.ping_back()
     new = outside_port(cell)
     assert new != first.sport
-    sent = cell.seen.on("wan").after(first).marked_ike.exchange("IKE_AUTH")
+    sent = cell.seen.on("wan").after(first).marked_ike.exchange(exchange)
     again = sent.to(right)
     expect(again).exactly(2).each_field(sport=new).each("a fragment", is_fragment)
     assert is_fragment(first)
@@ -166,5 +188,5 @@ def a_reboot_between_fragments(cell: Cell) -> None:
 
 
 def is_fragment(packet: Seen) -> bool:
-    """Whether an IKEv2 message is an Encrypted Fragment (RFC 7383 section 2.5)."""
-    return packet.ike is not None and packet.ike.next_payload == P.SKF
+    """Whether a message is an Encrypted Fragment (RFC 7383 section 2.5), or a fragment as Cisco has them."""
+    return packet.ike is not None and packet.ike.next_payload in (P.SKF, PayloadType.FRAGMENT)
