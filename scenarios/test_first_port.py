@@ -3,6 +3,8 @@
 from dataclasses import replace
 from typing import Any
 
+import pytest
+
 from lab.capture.expect import expect
 from lab.capture.packets import Packets
 from lab.capture.seen import Seen
@@ -12,9 +14,10 @@ from lab.ike.ikev2.suites import IkeSuite
 from lab.net.behaviour import PortRange
 from lab.net.rules import nat_rules
 from lab.peers.peer import IKEV1_AGGRESSIVE, IKEV1_MAIN, IKEV2
+from lab.peers.traffic import TrafficError
 from lab.scenario import scenario
 from scenarios.detection import carried_hashes, detecting, hashes_of_ends
-from scenarios.expected import with_scripted
+from scenarios.expected import initiators, with_scripted
 
 IKE = (IKEV1_MAIN, IKEV1_AGGRESSIVE, IKEV2)
 OWN_PORT = 5500
@@ -106,6 +109,50 @@ def ports_of_ones_own_have_the_marker(cell: Cell) -> None:
         rest = cell.seen.on("lan").ike.where(lambda p: p.sport != 500, "from another port than 500")
         expect(rest).each_field(sport=OWN_PORT, dport=OWN_PORT).each("marked", is_marked)
     expect(cell.seen.on("lan").esp_in_udp).at_least(4).each_field(sport=OWN_PORT, dport=OWN_PORT)
+
+
+HEARS_ESP_ON_ANY_SOCKET = {"strongswan": lambda peer: peer.userland_esp}
+"""Whether an initiator that has floated still takes ESP at its first port.
+
+charon 5.9.8 sets UDP_ENCAP on its NAT-T socket alone, so the kernel's ESP does not; libipsec gets everything.
+"""
+
+
+@scenario(
+    "FLT-31", pairs=initiators(HEARS_ESP_ON_ANY_SOCKET), versions=(IKEV2,), features=("ike",), mobike=False
+)
+def windows_answers_to_the_first_port(cell: Cell) -> None:
+    """Field bug B23."""
+    cell.start("right", ike={"answers_first_port": True})
+    cell.start("left", first_port=OWN_PORT)
+    cell.connect()
+    right = cell.endpoint("right").address
+    to_left = cell.seen.on("lan").sent_by(right)
+    asked = cell.seen.on("lan").ike.to(right)
+    expect(asked.exchange("IKE_SA_INIT")).each_field(sport=OWN_PORT, dport=4500).each("marked", is_marked)
+    expect(asked.exchange("IKE_AUTH")).each_field(sport=4500, dport=4500).each("marked", is_marked)
+    expect(to_left.ike.exchange("IKE_AUTH")).exactly(1).each_field(sport=4500, dport=OWN_PORT)
+    if HEARS_ESP_ON_ANY_SOCKET[cell.spec.left](cell.left):
+        cell.ping()
+        cell.ping_back()
+    else:
+        with pytest.raises(TrafficError):
+            cell.ping_back(deadline=1)
+    expect(cell.seen.on("lan").esp_in_udp.sent_by(right)).some().each_field(sport=4500, dport=OWN_PORT)
+    the_cure_is_to_begin_on_4500(cell)
+
+
+def the_cure_is_to_begin_on_4500(cell: Cell) -> None:
+    """The control of FLT-31: where there is no float, the first port is the right one."""
+    cell.restart("right", ike={"answers_first_port": True})
+    cell.restart("left", start_on_nat_t=True, first_port=0)
+    last = cell.seen[-1]
+    cell.connect()
+    cell.ping()
+    cell.ping_back()
+    after = cell.seen.on("lan").after(last)
+    expect(after.ike).some().each_field(sport=4500, dport=4500)
+    expect(after.esp_in_udp).at_least(4).each_field(sport=4500, dport=4500)
 
 
 @scenario("FLT-26", versions=IKE, features=("ike",))

@@ -8,7 +8,7 @@ from lab.capture.expect import expect
 from lab.cell import Cell
 from lab.ike.chain import Payload
 from lab.ike.deviation import Deviation, InsertPayload, Match, OrderPayloads
-from lab.ike.ikev1.persona import PLAIN
+from lab.ike.ikev1.persona import PERSONAS, PLAIN
 from lab.peers.peer import AUTO, IKEV1_AGGRESSIVE, IKEV1_MAIN, OFF, PeerError
 from lab.scenario import scenario
 from lab.wait import wait_until
@@ -193,10 +193,11 @@ def made_of_modes(cell: Cell, version: str, *modes: int) -> str:
     features=("ike",),
     child=False,
 )
-def a_pair_of_nat_d_per_draft_gives_the_right_verdict(cell: Cell) -> None:
+def cisco_sends_a_pair_of_nat_d_for_each_draft(cell: Cell) -> None:
+    """Field bug B66."""
     cell.start("right", **terms(cell, "right", nat_t=KNOWN["natt"]))
     has_nat = bool(cell.topology.nats)
-    persona = replace(IN_CLEAR, nat_d_per_draft=True)
+    persona = replace(PERSONAS["cisco"], clear_third_message=True)
     with phase1_of_script(cell, persona=persona, **versions("draft-02", "draft-08", RFC)) as (phase1, runner):
         (agreed,) = runner.machine.phase1s
         assert (agreed.nat.local, agreed.nat.remote) == (has_nat, False)

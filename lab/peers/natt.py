@@ -92,7 +92,7 @@ class Natt(Peer):
         encapsulations=frozenset({AUTO, FORCE, OFF}),
         esp=frozenset(ESP_SUITES),
         options=frozenset(OPTIONS)
-        - {"liveness", "child_lifetime", "retransmission", "start_on_nat_t"}
+        - {"liveness", "child_lifetime", "retransmission", "start_on_nat_t", "first_port"}
         - {"identity", "initial_contact", "unique", "pool"},
         features=frozenset(
             {

@@ -111,6 +111,9 @@ class Connection:
     """UDP port of ESP and floated IKE at both ends."""
     start_on_nat_t: bool = False
     """The initiator begins at `nat_t_port`, with the marker on its first message (RFC 3947 section 4)."""
+    first_port: int = 0
+    """The initiator begins at this port of its own, to the other end's `nat_t_port` and with the marker; only
+    its own port floats. 0: it begins as the rules say."""
     replay_window: int = 64
     """Packets."""
     esp_frag: int = 65535
@@ -160,6 +163,7 @@ class Connection:
         _one_of("outer.df", self.outer.df, ("copy", "set", "clear"))
         for name, value, least, most in (
             ("nat_t_port", self.nat_t_port, 1, 65535),
+            ("first_port", self.first_port, 0, 65535),
             ("replay_window", self.replay_window, 0, 1 << 20),
             ("esp_frag", self.esp_frag, 68, 65535),
             ("tfc", self.tfc, 0, 65535),
@@ -224,12 +228,13 @@ OPTIONS = (
     "start_on_nat_t",
     "certificate",
     "ike_fragmentation",
+    "first_port",
     "nat_t",
     "deviations",
     "ike",
 )
 """Fields of Connection that a peer must declare (Capabilities.options) to be given other than the default."""
-SCRIPT = ("nat_t", "deviations", "ike", "identity", "initial_contact", "unique")
+SCRIPT = ("nat_t", "deviations", "ike", "identity", "initial_contact", "unique", "first_port")
 """Those OPTIONS that concern one end alone."""
 _DEFAULTS = {
     item.name: {} if item.default is MISSING else item.default

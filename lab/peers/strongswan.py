@@ -84,6 +84,7 @@ _CONFIGURATION = """charon-systemd {{
   retransmit_timeout = {retransmit_timeout}
   retransmit_base = {retransmit_base}
   keep_alive = {keepalive}
+  port = {port}
   port_nat_t = {nat_t_port}
   i_dont_care_about_security_and_use_aggressive_mode_psk = yes
   plugins {{
@@ -130,6 +131,7 @@ class StrongSwan(Peer):
             "child_lifetime",
             "retransmission",
             "start_on_nat_t",
+            "first_port",
             "certificate",
             "ike_fragmentation",
         }
@@ -196,6 +198,7 @@ class StrongSwan(Peer):
             _CONFIGURATION.format(
                 plugins=_PLUGINS.format(backend=" kernel-libipsec" if self.userland_esp else ""),
                 keepalive=f"{self.connection.keepalive:g}s",
+                port=self.connection.first_port or IKE_PORT,
                 nat_t_port=self.connection.nat_t_port,
                 retransmit_tries=patience.tries - 1,
                 retransmit_timeout=patience.first,
@@ -243,7 +246,9 @@ class StrongSwan(Peer):
             mine = {"auth": "pubkey", "id": me, "certs": [own.certificate]}
         # An initiator that begins on other ports than 500 uses the marker from the first message on.
         is_early = connection.start_on_nat_t or connection.nat_t_port != NAT_T_PORT
-        port = connection.nat_t_port if is_early else IKE_PORT
+        local = remote = connection.nat_t_port if is_early else IKE_PORT
+        if connection.first_port:
+            local, remote = connection.first_port, connection.nat_t_port
         self._session.load_conn(
             {
                 "lab": {
@@ -251,8 +256,8 @@ class StrongSwan(Peer):
                     "aggressive": "yes" if connection.version == IKEV1_AGGRESSIVE else "no",
                     "local_addrs": ["%any" if connection.wildcard else end.address],
                     "remote_addrs": [end.remote],
-                    "local_port": str(port),
-                    "remote_port": str(port),
+                    "local_port": str(local),
+                    "remote_port": str(remote),
                     "proposals": ["aes128-sha256-ecp256"],
                     "encap": "yes" if connection.encapsulation == FORCE else "no",
                     "mobike": "yes" if connection.mobike else "no",

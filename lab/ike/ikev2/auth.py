@@ -119,7 +119,7 @@ def answer_auth(sa: IkeSa, message: Message, datagram: Datagram, now: float) -> 
     if sa.state is not State.AUTH:
         raise RefusedError(N.INVALID_SYNTAX, "IKE_AUTH on an SA that is authenticated")
     _verify(sa, message, P.IDI)
-    sa.move(datagram.destination, datagram.source)
+    sa.move(datagram.destination, sa.answering(datagram.source))
     _take_mobike(sa, message)
     answer = [Payload(P.IDR, sa.config.local_id.body), _auth_payload(sa)]
     types = {notify.type for notify in parse_notifies(message.payloads)}

@@ -87,6 +87,9 @@ class Config:
     """IPv4 prefix from which a responder gives each initiator its inner address; empty gives none."""
     request_address: bool = False
     """As the initiator, ask for the inner address instead of bringing one along."""
+    answers_first_port: bool = False
+    """As the responder, send answers and ESP to the port that IKE_SA_INIT came from, wherever the initiator
+    has floated to: Windows does (strongSwan pull requests 2663 and 2664)."""
     vendor_ids: tuple[bytes, ...] = ()
     retransmission: Retransmission = Retransmission()
     liveness: float = 0.0

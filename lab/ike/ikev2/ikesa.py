@@ -211,7 +211,7 @@ class IkeSa(SaState):
         self._answer = self._pack(header.exchange, FLAG_RESPONSE, header.message_id, payloads)
         if header.exchange == Exchange.IKE_SA_INIT:
             self.init_request, self.init_response = octets, self._answer[0]
-        self._send(self._answer, datagram.destination, datagram.source, now)
+        self._send(self._answer, datagram.destination, self.answering(datagram.source), now)
         if fatal is None:
             return
         if fatal.notify == N.INVALID_KE_PAYLOAD:
@@ -249,7 +249,7 @@ class IkeSa(SaState):
         elif octets != self.init_request:
             raise MalformedError("another IKE_SA_INIT request under the same SPI")
         self.context.event("retransmission", exchange=exchange_name(header.exchange))
-        self._send(self._answer, datagram.destination, datagram.source, now)
+        self._send(self._answer, datagram.destination, self.answering(datagram.source), now)
 
     def _heard(self, datagram: Datagram, now: float) -> None:
         self.last_heard = now

@@ -94,9 +94,17 @@ class SaState:
     @property
     def follows(self) -> bool:
         """Whether authenticated packets from elsewhere move the remote endpoint."""
+        if self.config.answers_first_port:
+            return False
         if self.config.dynamic_update is not None:
             return self.config.dynamic_update
         return self.nat.remote_behind and not self.nat.local_behind and not self.mobike
+
+    def answering(self, source: Endpoint) -> Endpoint:
+        """Where the answer to a request from `source` goes."""
+        if self.config.answers_first_port and self.init_source is not None:
+            return source.with_port(self.init_source.port)
+        return source
 
     @property
     def alive(self) -> bool:
