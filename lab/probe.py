@@ -6,6 +6,7 @@ import errno
 import fcntl
 import os
 import platform
+import re
 import shutil
 import socket
 import struct
@@ -25,6 +26,8 @@ PF_KEY_V2 = 2
 TUNSETIFF = 0x400454CA
 IFF_TUN_NO_PI = 0x1001
 CHARON = "/usr/sbin/charon-systemd"
+IKED = "/usr/sbin/iked"
+SECCOMP_ACTIONS = "/proc/sys/kernel/seccomp/actions_avail"
 
 PROGRAMS = frozenset({"charon", "vici", "kernel-libipsec"})
 """Capabilities that are files of a peer: one that runs in an image of its own brings them."""
@@ -194,6 +197,16 @@ def _plugin(name: str, package: str) -> str:
     return path
 
 
+def _seccomp_notify() -> str:
+    with open(SECCOMP_ACTIONS) as file:
+        if "user_notif" not in file.read().split():
+            raise _ProbeFailedError(f"{SECCOMP_ACTIONS} lists no user_notif")
+    release = tuple(int(number) for number in re.findall(r"\d+", platform.release())[:2])
+    if release < (5, 14):
+        raise _ProbeFailedError(f"Linux {platform.release()} cannot hand descriptors over atomically (5.14)")
+    return "system calls can be answered by another process"
+
+
 def _tshark() -> str:
     path = shutil.which("tshark")
     if path is None:
@@ -227,6 +240,8 @@ _PROBES: dict[str, tuple[Callable[[], str], str]] = {
     "charon": (lambda: _program(CHARON, "charon-systemd"), "the strongswan peer"),
     "vici": (_vici, "the strongswan peer: it is driven over vici"),
     "kernel-libipsec": (_libipsec, "strongSwan where the kernel has no ESP"),
+    "iked": (lambda: _program(IKED, "openiked"), "the openiked+natt peer"),
+    "seccomp-notify": (_seccomp_notify, "unmodified key managers on natt's stack (nattd run)"),
     "UDP_ENCAP": (lambda: _udp_encap(2), "comparing our demultiplexing with this kernel's (RFC 3948)"),
     "UDP_ENCAP_NON_IKE": (
         lambda: _udp_encap(1),

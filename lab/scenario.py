@@ -15,6 +15,7 @@ from lab.errors import MisuseError
 from lab.peers.peer import IKEV1_AGGRESSIVE, VERSIONS, Connection, UnsupportedError
 from lab.peers.registry import PEERS, driver
 from lab.peers.registry import pairs as known_pairs
+from lab.peers.suite import USUAL
 from lab.report.verdict import KnownFailure
 
 ATTRIBUTE = "nattlab_scenario"
@@ -121,9 +122,17 @@ class CellSpec:
     def make_connection(self, **changes: Any) -> Connection:
         """The connection this cell configures at both ends. Raises ScenarioError for a field or value."""
         try:
-            return Connection(version=self.version, **{**self.scenario.connection, **changes})
+            fields = {"esp": self.usual_suite, **self.scenario.connection, **changes}
+            return Connection(version=self.version, **fields)
         except (TypeError, ValueError) as error:
             raise _wrong_connection(self.scenario.id, error) from error
+
+    @property
+    def usual_suite(self) -> str:
+        """Name of the ESP suite where the scenario asks for none: the first usual one that both peers do."""
+        declared = [driver(name, self.version).capabilities.esp for name in (self.left, self.right)]
+        shared = (name for name in USUAL if all(name in known for known in declared))
+        return next(shared, USUAL[0])
 
     def change(self, connection: Connection, **changes: Any) -> Connection:
         """`connection` with other values. Raises ScenarioError for a field or value that does not exist."""

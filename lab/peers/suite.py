@@ -89,6 +89,10 @@ ESP_SUITES = {suite.name: suite for suite in _every()}
 shortest key has no number, ``-esn`` asks for extended sequence numbers."""
 
 
+USUAL = ("aes-gcm-16", "aes-cbc-hmac-sha2-256", "aes-cbc-hmac-sha1")
+"""What connections use where nobody asks for a suite: the first of these that both ends do."""
+
+
 def esp_suite(name: str) -> EspSuite:
     """The suite of this name. Raises ValueError that offers names close to it."""
     if name not in ESP_SUITES:

@@ -15,6 +15,7 @@ LOAD_OCTET = 0x30
 LOAD_LENGTH = 0x80
 _JUMP_EQUAL = 0x15
 _JUMP_GREATER = 0x25
+_JUMP_ANY_BIT = 0x45
 _RETURN = 0x06
 
 
@@ -36,6 +37,10 @@ class Assembler:
     def jump_if_greater(self, value: int, then: str = "", otherwise: str = "") -> None:
         """The same if the accumulator is above `value`, unsigned."""
         self._code.append((_JUMP_GREATER, then, otherwise, value))
+
+    def jump_if_any_bit(self, bits: int, then: str = "", otherwise: str = "") -> None:
+        """The same if the accumulator has one of `bits`."""
+        self._code.append((_JUMP_ANY_BIT, then, otherwise, bits))
 
     def give(self, value: int) -> None:
         """End with this value."""

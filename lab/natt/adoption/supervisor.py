@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import errno
+import os
 import socket
 import struct
 from collections.abc import Callable
+from itertools import starmap
 
+from ..pfkey.message import HEADER_LENGTH
 from ..pfkey.numbers import PolicyDirection
-from ..pfkey.transport import PfKeySocket
+from ..pfkey.state import Session
+from ..pfkey.transport import LONGEST, PfKeySocket
 from ..tunnel import EventLoop
 from ..wire import Encap
 from .listener import Listener, Notification
@@ -19,6 +23,11 @@ from .trap import UDP_ENCAP, Architecture, Call
 
 _TYPE_MASK = 0xF
 _PF_KEY_V2 = 2
+_LAST_MESSAGE = 24
+"""SADB_X_MIGRATE."""
+_HEADER = struct.Struct("=BBBBHH")
+_MOST_VECTORS = 1024
+"""IOV_MAX."""
 _LONGEST_ADDRESS = 128
 _FIRST_UNPRIVILEGED = 1024
 _INT = struct.Struct("=i")
@@ -27,7 +36,7 @@ _INT = struct.Struct("=i")
 class Supervisor:
     """Serves one listener from the event loop.
 
-    `told` hears of every call that was not left to the kernel: thread, call, what it was about, errno or 0.
+    `told` hears of every answered call that is no message: thread, call, what it was about, errno or 0.
     `deserted` is called once nobody lives under the filter any more.
     """
 
@@ -56,7 +65,11 @@ class Supervisor:
             Call.BIND: self._bind,
             Call.SETSOCKOPT: self._setsockopt,
             Call.GETSOCKOPT: self._getsockopt,
+            Call.SENDTO: self._sendto,
+            Call.WRITEV: self._writev,
         }
+        self._sessions: dict[tuple[int, int], Session] = {}
+        """By what fstat(2) has for the key manager's end: device and inode."""
         loop.register(listener, self._ready)
 
     def _ready(self) -> None:
@@ -78,7 +91,7 @@ class Supervisor:
             return
         if about is None:
             self._listener.leave_to_kernel(notification)
-        else:
+        elif about:
             self._told(notification.pid, call, about, 0)
 
     def _socket(self, notification: Notification, task: Task) -> str:
@@ -96,13 +109,62 @@ class Supervisor:
         with theirs:
             theirs.setblocking(not kind & socket.SOCK_NONBLOCK)
             try:
-                self._keys.adopt(ours, notification.pid)
+                session = self._keys.adopt(ours, notification.pid)
             except OSError:
                 ours.close()
                 raise
+            living = {end: one for end, one in self._sessions.items() if self._keys.serves(one)}
+            self._sessions = {**living, _identity(theirs.fileno()): session}
             on_exec = bool(kind & socket.SOCK_CLOEXEC)
             self._listener.give(notification, theirs.fileno(), close_on_exec=on_exec)
         return "AF_KEY"
+
+    def _sendto(self, notification: Notification, task: Task) -> str | None:
+        """send(2) to a PF_KEY socket; what else sends like that is not our affair."""
+        descriptor, address, length, flags, *_ = notification.arguments
+        session = self._session(notification, task, descriptor)
+        if session is None:
+            return None
+        if _int(flags) & socket.MSG_OOB:
+            raise OSError(errno.EOPNOTSUPP, "PF_KEY: MSG_OOB")
+        return self._take(notification, session, length, lambda: task.read(address, length))
+
+    def _writev(self, notification: Notification, task: Task) -> str | None:
+        """writev(2) to a PF_KEY socket."""
+        descriptor, address, count, *_ = notification.arguments
+        session = self._session(notification, task, descriptor)
+        if session is None:
+            return None
+        if not 0 <= _int(count) <= _MOST_VECTORS:
+            raise OSError(errno.EINVAL, f"PF_KEY: {_int(count)} vectors")
+        vectors = [vector for vector in task.vectors(address, _int(count)) if vector[1]]
+        length = sum(length for _, length in vectors)
+        return self._take(notification, session, length, lambda: b"".join(starmap(task.read, vectors)))
+
+    def _session(self, notification: Notification, task: Task, descriptor: int) -> Session | None:
+        duplicate = task.descriptor(_int(descriptor))
+        try:
+            session = self._sessions.get(_identity(duplicate))
+        finally:
+            os.close(duplicate)
+        return session if self._listener.is_waiting(notification) else None
+
+    def _take(
+        self, notification: Notification, session: Session, length: int, read: Callable[[], bytes]
+    ) -> str:
+        """Hand a message to the server, and let the call return when its answer is there to be read.
+
+        A kernel does the same; key managers wait a millisecond for an answer, or not at all.
+        """
+        if length > LONGEST:
+            raise OSError(errno.EMSGSIZE, f"PF_KEY: {length} octets")
+        octets = read()
+        refused = header_error(octets)
+        if refused:
+            raise OSError(refused, f"PF_KEY: malformed header {octets[:16].hex()}")
+        self._keys.take(session, octets)
+        self._listener.answer(notification, len(octets))
+        return ""
 
     def _bind(self, notification: Notification, task: Task) -> str | None:
         """bind(2): the kernel's affair, unless a twin goes with the socket or stands in its way."""
@@ -186,6 +248,21 @@ class Supervisor:
         """Answer no more; see `Listener.close`."""
         self._loop.unregister(self._listener)
         self._listener.close()
+
+
+def _identity(descriptor: int) -> tuple[int, int]:
+    status = os.fstat(descriptor)
+    return status.st_dev, status.st_ino
+
+
+def header_error(octets: bytes) -> int:
+    """The errno with which Linux refuses to take a message at all; 0 where it takes and answers it."""
+    if len(octets) < HEADER_LENGTH:
+        return errno.ENOBUFS
+    version, kind, _, _, words, reserved = _HEADER.unpack_from(octets)
+    if version != _PF_KEY_V2 or reserved or not 0 < kind <= _LAST_MESSAGE:
+        return errno.EINVAL
+    return errno.EMSGSIZE if 8 * words != len(octets) else 0
 
 
 def _int(argument: int) -> int:

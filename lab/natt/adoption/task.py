@@ -6,6 +6,7 @@ import ctypes
 import errno
 import os
 import socket
+import struct
 
 _PIDFD_THREAD = os.O_EXCL
 _PIDFD_GETFD = 438
@@ -58,8 +59,21 @@ class Task:
         if done != length:
             raise OSError(errno.EFAULT, f"memory of {self.tid}: {done} octets of {length} {verb}")
 
+    def vectors(self, address: int, count: int) -> list[tuple[int, int]]:
+        """An array of `struct iovec`: addresses and lengths."""
+        return list(struct.iter_unpack("=QQ", self.read(address, 16 * count))) if count else []
+
     def socket(self, descriptor: int) -> socket.socket:
         """A duplicate of one of its sockets; OSError EBADF or ENOTSOCK. Close it."""
+        duplicate = self.descriptor(descriptor)
+        try:
+            return socket.socket(fileno=duplicate)
+        except OSError:
+            os.close(duplicate)
+            raise
+
+    def descriptor(self, descriptor: int) -> int:
+        """A duplicate of one of its descriptors; OSError EBADF. Close it."""
         try:
             # Since Linux 6.9 a thread can be named; before only whole processes can.
             process = os.pidfd_open(self.tid, _PIDFD_THREAD)
@@ -68,16 +82,12 @@ class Task:
                 raise
             process = os.pidfd_open(self._process())
         try:
-            duplicate = _libc.syscall(_PIDFD_GETFD, process, descriptor, 0)
+            duplicate: int = _libc.syscall(_PIDFD_GETFD, process, descriptor, 0)
             if duplicate < 0:
                 raise _failed(f"descriptor {descriptor} of {self.tid}")
         finally:
             os.close(process)
-        try:
-            return socket.socket(fileno=duplicate)
-        except OSError:
-            os.close(duplicate)
-            raise
+        return duplicate
 
     def _process(self) -> int:
         with open(f"/proc/{self.tid}/status") as file:

@@ -17,6 +17,8 @@ ALLOW = 0x7FFF0000
 """SECCOMP_RET_ALLOW."""
 NOTIFY = 0x7FC00000
 """SECCOMP_RET_USER_NOTIF."""
+_LENGTH, _DESTINATION = 2, 4
+"""Arguments of sendto(2)."""
 _NUMBER, _ARCHITECTURE, _ARGUMENTS = 0, 4, 16
 """Offsets in `struct seccomp_data`."""
 
@@ -28,6 +30,8 @@ class Call(enum.Enum):
     BIND = "bind"
     SETSOCKOPT = "setsockopt"
     GETSOCKOPT = "getsockopt"
+    SENDTO = "sendto"
+    WRITEV = "writev"
 
 
 class Architecture(NamedTuple):
@@ -47,12 +51,26 @@ ARCHITECTURES = {
     "x86_64": Architecture(
         0xC000003E,
         317,
-        {Call.SOCKET: 41, Call.BIND: 49, Call.SETSOCKOPT: 54, Call.GETSOCKOPT: 55},
+        {
+            Call.SOCKET: 41,
+            Call.BIND: 49,
+            Call.SETSOCKOPT: 54,
+            Call.GETSOCKOPT: 55,
+            Call.SENDTO: 44,
+            Call.WRITEV: 20,
+        },
     ),
     "aarch64": Architecture(
         0xC00000B7,
         277,
-        {Call.SOCKET: 198, Call.BIND: 200, Call.SETSOCKOPT: 208, Call.GETSOCKOPT: 209},
+        {
+            Call.SOCKET: 198,
+            Call.BIND: 200,
+            Call.SETSOCKOPT: 208,
+            Call.GETSOCKOPT: 209,
+            Call.SENDTO: 206,
+            Call.WRITEV: 66,
+        },
     ),
 }
 """By the machine's name in uname(2)."""
@@ -69,25 +87,34 @@ OPTIONS = {
 
 
 def _argument(number: int) -> int:
-    """Offset of the lower half of an argument: all that are looked at are of type int."""
+    """Offset of the lower half of an argument, which is all of an int."""
     return _ARGUMENTS + 8 * number
 
 
 def trap(architecture: Architecture) -> bytes:
-    """The filter: socket(AF_KEY), bind(2) and OPTIONS notify, everything else goes to the kernel at once.
+    """The filter: what notifies is socket(AF_KEY), bind(2), OPTIONS, writev(2), and send(2) of whole words.
 
-    So do all calls of another ABI, whose numbers mean other things: 32-bit programs are not adopted.
+    With the last two key managers write PF_KEY messages. Everything else goes to the kernel at once, and so
+    do all calls of another ABI, whose numbers mean other things: 32-bit programs are not adopted.
     """
     program, numbers = Assembler(), architecture.numbers
     program.load(LOAD_WORD, _ARCHITECTURE)
     program.jump_if_equal(architecture.audit, otherwise="allow")
     program.load(LOAD_WORD, _NUMBER)
     program.jump_if_equal(numbers[Call.BIND], "notify")
+    program.jump_if_equal(numbers[Call.WRITEV], "notify")
+    program.jump_if_equal(numbers[Call.SENDTO], "sendto")
     program.jump_if_equal(numbers[Call.SOCKET], "socket")
     for call in OPTIONS:
         program.jump_if_equal(numbers[call], call.value)
     program.label("allow")
     program.give(ALLOW)
+    program.label("sendto")
+    for half in (0, 4):
+        program.load(LOAD_WORD, _argument(_DESTINATION) + half)
+        program.jump_if_equal(0, otherwise="pass")
+    program.load(LOAD_WORD, _argument(_LENGTH))
+    program.jump_if_any_bit(7, "pass", "notify")
     program.label("socket")
     program.load(LOAD_WORD, _argument(0))
     program.jump_if_equal(AF_KEY, "notify", "pass")

@@ -82,7 +82,7 @@ class PfKeySocket:
         except OSError:
             client.close()
 
-    def adopt(self, client: socket.socket, pid: int) -> None:
+    def adopt(self, client: socket.socket, pid: int) -> Session:
         """Serve one end of a pair of sockets, for a process; OSError ENFILE for one session too many."""
         if len(self._clients) >= _MOST_CLIENTS:
             raise OSError(errno.ENFILE, f"{_MOST_CLIENTS} sessions")
@@ -91,6 +91,21 @@ class PfKeySocket:
         self._clients[session] = _Client(
             client, self._loop, self._abi, lambda octets: self._received(session, octets)
         )
+        return session
+
+    def take(self, session: Session, octets: bytes) -> None:
+        """Take a message past the session's socket: the answer waits there when this returns, as in kernels.
+
+        OSError EPIPE for a session that has ended.
+        """
+        if session not in self._clients:
+            raise OSError(errno.EPIPE, "the session has ended")
+        self._overheard(session.pid, True, octets)
+        self._deliver(self._server.receive(session, octets, time.monotonic()))
+
+    def serves(self, session: Session) -> bool:
+        """Whether a session has not ended."""
+        return session in self._clients
 
     def _received(self, session: Session, octets: bytes) -> None:
         if octets:

@@ -18,6 +18,8 @@ def run(program: bytes, load_word, load_octet, length: int) -> int:
             accumulator = length
         elif operation == 0x15:
             at += then if accumulator == value else otherwise
+        elif operation == 0x45:
+            at += then if accumulator & value else otherwise
         elif operation == 0x25:
             at += then if accumulator > value else otherwise
         else:

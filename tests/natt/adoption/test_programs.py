@@ -21,17 +21,25 @@ def listed(program: bytes) -> list[str]:
 
 def test_trap_of_x86_64_to_the_octet():
     assert listed(trap(X86)) == [
-        "2000000004000000",  # 0: architecture
-        "150000053e0000c0",  # not x86-64: 7
+        "2000000004000000",  # architecture
+        "150000073e0000c0",  # not x86-64: 9
         "2000000000000000",  # number
-        "1500170031000000",  # bind: 27
-        "1500030029000000",  # socket: 8
-        "1500040036000000",  # setsockopt: 10
-        "15000e0037000000",  # getsockopt: 21
-        "060000000000ff7f",  # 7: SECCOMP_RET_ALLOW
-        "2000000010000000",  # 8: family
-        "150011100f000000",  # AF_KEY: 27
-        "2000000018000000",  # 10: level
+        "15001f0031000000",  # bind: 35
+        "15001e0014000000",  # writev: 35
+        "150004002c000000",  # sendto: 10
+        "1500090029000000",  # socket: 16
+        "15000a0036000000",  # setsockopt: 18
+        "1500140037000000",  # getsockopt: 29
+        "060000000000ff7f",  # 9: SECCOMP_RET_ALLOW
+        "2000000030000000",  # 10: destination, lower half
+        "1500001600000000",
+        "2000000034000000",  # upper half
+        "1500001400000000",
+        "2000000020000000",  # length
+        "4500121307000000",  # a multiple of 8: 35, otherwise 34
+        "2000000010000000",  # 16: family
+        "150011100f000000",  # AF_KEY: 35
+        "2000000018000000",  # 18: level
         "1500030011000000",  # IPPROTO_UDP
         "1500040000000000",  # IPPROTO_IP
         "1500050029000000",  # IPPROTO_IPV6
@@ -42,19 +50,26 @@ def test_trap_of_x86_64_to_the_octet():
         "1500080710000000",  # IP_IPSEC_POLICY
         "2000000020000000",
         "1500060522000000",  # IPV6_IPSEC_POLICY
-        "2000000018000000",  # 21: level
+        "2000000018000000",  # 29: level
         "1500010011000000",
         "060000000000ff7f",
         "2000000020000000",
         "1500010064000000",
-        "060000000000ff7f",  # 26: SECCOMP_RET_ALLOW
-        "060000000000c07f",  # 27: SECCOMP_RET_USER_NOTIF
+        "060000000000ff7f",  # 34: SECCOMP_RET_ALLOW
+        "060000000000c07f",  # 35: SECCOMP_RET_USER_NOTIF
     ]
 
 
 def test_trap_of_aarch64_differs_in_numbers_alone():
-    changes = {1: "15000005b70000c0", 3: "15001700c8000000", 4: "15000300c6000000"}
-    changes |= {5: "15000400d0000000", 6: "15000e00d1000000"}
+    changes = {
+        1: "15000007b70000c0",
+        3: "15001f00c8000000",
+        4: "15001e0042000000",
+        5: "15000400ce000000",
+        6: "15000900c6000000",
+        7: "15000a00d0000000",
+        8: "15001400d1000000",
+    }
     wanted = [changes.get(at, line) for at, line in enumerate(listed(trap(X86)))]
     assert listed(trap(ARM)) == wanted
 
@@ -74,6 +89,19 @@ class TestTrap:
 
     def test_every_bind(self, architecture):
         assert self.decide(architecture, Call.BIND, 3) == NOTIFY
+
+    def test_messages_of_whole_words(self, architecture):
+        assert self.decide(architecture, Call.WRITEV, 3, 0x1000, 1) == NOTIFY
+        lengths = [
+            length
+            for length in range(100)
+            if self.decide(architecture, Call.SENDTO, 3, 0x1000, length) == NOTIFY
+        ]
+        assert lengths == list(range(0, 100, 8))
+
+    def test_datagrams_with_a_destination(self, architecture):
+        for destination in (0x7FFF12345678, 1 << 32, 1):
+            assert self.decide(architecture, Call.SENDTO, 3, 0x1000, 16, 0, destination, 16) == ALLOW
 
     def test_options(self, architecture):
         for call, wanted in (

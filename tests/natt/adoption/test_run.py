@@ -46,7 +46,7 @@ class Adopted:
         self.control = directory / "control"
         self.record = directory / "record"
         self.read = b""
-        argv = [sys.executable, "-m", "lab.natt", "run", "--control", str(self.control)]
+        argv = [sys.executable, "-m", "lab.natt.nattd", "run", "--control", str(self.control)]
         argv += ["--record", str(self.record), *options]
         self.process = subprocess.Popen(
             [*where.enter, *argv, "--", sys.executable, "-uISc", PRELUDE + program],
@@ -147,7 +147,7 @@ for flags in (0, socket.SOCK_NONBLOCK, socket.SOCK_CLOEXEC):
                 *place.enter,
                 sys.executable,
                 "-m",
-                "lab.natt",
+                "lab.natt.nattd",
                 "run",
                 "--",
                 *argv,
@@ -392,7 +392,7 @@ while True: signal.pause()
         assert adopted.finish() == ("", "", 128 + 9)
 
     def test_a_program_that_is_not_there(self, place):
-        argv = [*place.enter, sys.executable, "-m", "lab.natt", "run", "--", "/no/such/program"]
+        argv = [*place.enter, sys.executable, "-m", "lab.natt.nattd", "run", "--", "/no/such/program"]
         done = subprocess.run(argv, capture_output=True, text=True, timeout=20)
         assert (done.stderr, done.returncode) == (
             "nattd run: /no/such/program: No such file or directory\n",

@@ -1,20 +1,21 @@
-"""nattd: the encapsulator as a program, by itself or, with `run`, under an adopted key manager."""
+"""nattd as a command: the encapsulator by itself, or with `run` under an adopted key manager."""
 
 from __future__ import annotations
 
 import sys
 
 
-def main() -> int:
+def main(argv: list[str] | None = None) -> int:
     """Run what the arguments ask for; the exit status."""
+    words = sys.argv[1:] if argv is None else argv
     # Either loads much that the other does not need, and `run` starts its program first.
-    if sys.argv[1:2] == ["run"]:
+    if words[:1] == ["run"]:
         from .adoption.command import main as run
 
-        return run(sys.argv[2:])
+        return run(words[1:])
     from .daemon import main as serve
 
-    return serve(sys.argv[1:])
+    return serve(words)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,186 @@
+"""What drivers of unmodified key managers on natt's stack have in common (`nattd run`)."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import sys
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+from lab.peers.key_socket import KeySocket
+from lab.peers.natt import NattControl, environment, network
+from lab.peers.peer import TUNNEL, Connection, Endpoint, Peer, PeerError
+from lab.peers.readiness import last_lines
+from lab.wait import DeadlineExceededError, wait_until
+
+START_DEADLINE = 10.0
+CONNECT_DEADLINE = 15.0
+_DISCARD = 9
+_EXISTS = "EEXIST"
+
+
+class AdoptedPeer(Peer):
+    """A program under `nattd run` in a node of its own.
+
+    Its SAs are read from nattd, where they carry packets; an SA is asked for as kernels do it, by a policy
+    and a packet that meets it.
+    """
+
+    program: ClassVar[str]
+    """Name of the program, and of its files in the scratch directory."""
+
+    def __init__(self, endpoint: Endpoint, connection: Connection) -> None:
+        super().__init__(endpoint, connection)
+        self._control: NattControl | None = None
+        self._keys: KeySocket | None = None
+
+    @abstractmethod
+    def configure(self) -> Sequence[str]:
+        """Write the program's configuration; the command line."""
+
+    @abstractmethod
+    def is_ready(self) -> bool:
+        """Whether the started program answers IKE."""
+
+    def start(self) -> None:
+        """Configure, start and wait until ready."""
+        node = self.endpoint.node
+        argv = [sys.executable, "-m", "lab.natt.nattd", "run", "--control", str(self._path("control"))]
+        argv += ["--pfkey", str(self._path("pfkey")), "--record", str(self._path("record"))]
+        self._program = node.start([*argv, "--", *self.configure()], name=self.program, env=environment())
+        self._wait(self.is_ready, "be ready", START_DEADLINE)
+        self._control = NattControl(self._path("control"))
+        self._keys = KeySocket(self._path("pfkey"), "linux")
+
+    def _path(self, name: str) -> Path:
+        return self.endpoint.node.scratch / f"{self.program}.{name}"
+
+    def _wait(self, condition: Callable[[], bool], what: str, deadline: float) -> None:
+        def checked() -> bool:
+            if not self.is_alive():
+                raise PeerError(f"{self._name} ended before it could {what}: {self.last_words()}")
+            return condition()
+
+        try:
+            wait_until(checked, f"{self._name} to {what}", deadline)
+        except DeadlineExceededError as error:
+            raise PeerError(f"{error}; it said: {self.last_words()}") from error
+
+    @property
+    def _name(self) -> str:
+        return f"{self.name} on {self.endpoint.name}"
+
+    def output(self) -> str:
+        """All that the program has said on its standard error."""
+        assert self._program is not None
+        return self._program.stderr.read_text(errors="replace")
+
+    def last_words(self) -> str:
+        """The end of what the program has said."""
+        return last_lines(self.output())
+
+    @property
+    def control(self) -> NattControl:
+        """The control connection of its nattd."""
+        if self._control is None:
+            raise PeerError(f"{self._name} is not running")
+        return self._control
+
+    @property
+    def key_socket(self) -> KeySocket:
+        """A further key manager's connection to the same stack."""
+        if self._keys is None:
+            raise PeerError(f"{self._name} is not running")
+        return self._keys
+
+    def policy(self, way: str) -> str:
+        """The policy for this connection's packets, ``in`` or ``out``, as setkey(8) has it."""
+        end = self.endpoint
+        inner, outer = (end.inner, end.remote_inner), (end.address, end.remote)
+        if way == "in":
+            inner, outer = inner[::-1], outer[::-1]
+        form = f"tunnel/{'-'.join(outer)}" if self.connection.mode == TUNNEL else "transport/"
+        networks = " ".join(network(address) for address in inner)
+        return f"spdadd {networks} any -P {way} ipsec esp/{form}/require ;"
+
+    def begin(self) -> None:
+        """Have a packet meet a policy, which asks the program for an SA, and do not wait."""
+        answer = self.key_socket.say(self.policy("out"))
+        if answer.error not in ("", _EXISTS):
+            raise PeerError(f"{self._name}: PF_KEY refuses the policy: {answer.error}")
+        self.poke()
+
+    def poke(self) -> None:
+        """Send one datagram that nobody waits for into the tunnel."""
+        end = self.endpoint
+        with self._socket() as sock:
+            sock.bind((end.inner, 0))
+            # Without an SA it goes no further than to the policy.
+            with contextlib.suppress(OSError):
+                sock.sendto(b"", (end.remote_inner, _DISCARD))
+
+    def _socket(self) -> socket.socket:
+        family = socket.AF_INET6 if ":" in self.endpoint.inner else socket.AF_INET
+        return self.endpoint.node.socket(family, socket.SOCK_DGRAM)
+
+    def connect(self) -> None:
+        """Ask for an SA and wait until there is one in each direction."""
+        self.begin()
+        self.wait_connected()
+
+    def wait_connected(self) -> None:
+        """Wait until there is an SA in each direction."""
+        self._wait(
+            lambda: {sa["direction"] for sa in self.sas()} == {"in", "out"},
+            "install its SAs",
+            CONNECT_DEADLINE,
+        )
+
+    def sas(self) -> list[dict[str, Any]]:
+        """The SAs as nattd lists them, oldest first: spi, direction, packets, bytes, seq, source, ports."""
+        listed: list[dict[str, Any]] = self.control.ask("sas")["sas"]
+        return listed
+
+    def inbound_spis(self) -> frozenset[int]:
+        """SPIs of the SAs from the other end."""
+        return frozenset(int(sa["spi"]) for sa in self.sas() if sa["direction"] == "in")
+
+    def inbound_spi(self, child: int = 0) -> int:
+        """SPI of the newest SA from the other end."""
+        spis = [int(sa["spi"]) for sa in self.sas() if sa["direction"] == "in"]
+        if not spis:
+            raise PeerError(f"{self._name} has no SA from the other end")
+        return spis[-1]
+
+    def counters(self) -> dict[str, int]:
+        """nattd's counters by name."""
+        counters: dict[str, int] = self.control.ask("stats")["counters"]
+        return counters
+
+    def watch(self) -> NattControl:
+        """Open a further control connection that tells of events from now on."""
+        control = NattControl(self._path("control"))
+        control.ask("watch")
+        return control
+
+    def stop(self) -> None:
+        """SIGTERM to the program by its nattd, SIGKILL to both if that does not end them."""
+        for connection in (self._control, self._keys):
+            if connection is not None:
+                connection.close()
+        self._control = self._keys = None
+        if self._program is not None:
+            self._program.terminate()
+
+    def logs(self) -> list[Path]:
+        """The program's configuration and output, and a record of its PF_KEY messages and answered calls."""
+        return self._existing(self._path("conf"), self._path("record"))
+
+
+def which(name: str, default: str) -> str:
+    """The program that an environment variable names, or its default."""
+    return os.environ.get(name, default)
