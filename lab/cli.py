@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
 from collections.abc import Sequence
+
+import argcomplete
 
 from lab.errors import MisuseError
 
@@ -25,6 +28,7 @@ SUBCOMMANDS = {
     "history": "history",
     "engine": "engine",
     "image": "image",
+    "completion": "completion",
 }
 """Subcommand → its module in lab.commands."""
 
@@ -40,8 +44,23 @@ def parser_for(words: Sequence[str]) -> argparse.ArgumentParser:
     return parser
 
 
+def complete() -> None:
+    """Answer the Tab key and exit, if that is what this process was started for."""
+    if "_ARGCOMPLETE" not in os.environ:
+        return
+    typed = os.environ["COMP_LINE"][: int(os.environ["COMP_POINT"])]
+    words = typed.split()[1:]
+    if words and words[0] in SUBCOMMANDS and (len(words) > 1 or typed.endswith(" ")):
+        parser = parser_for(words)
+    else:
+        parser = argparse.ArgumentParser()
+        parser.add_argument("command", choices=SUBCOMMANDS)
+    argcomplete.autocomplete(parser)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns its exit status (0 good, 1 bad cells, 2 misuse, 3 this host cannot)."""
+    complete()
     given = list(sys.argv[1:] if arguments is None else arguments)
     # What stands behind -- is somebody else's: a program's, or pytest's.
     cut = given.index("--") if "--" in given else len(given)

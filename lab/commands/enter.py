@@ -6,6 +6,8 @@ import argparse
 import os
 import shutil
 
+from lab.commands import completers
+from lab.commands.completers import offer
 from lab.commands.subcommands import Subcommands, add_lab_option
 from lab.standing.client import run
 from lab.standing.registry import LabError, find
@@ -20,11 +22,11 @@ def add_to(commands: Subcommands) -> None:
         description="The program has this terminal; its exit status is that of nattlab. It finds the node's "
         "scratch directory, with logs and control sockets, in $NATTLAB_SCRATCH.",
     )
-    execute.add_argument("node", metavar="NODE")
+    offer(execute.add_argument("node", metavar="NODE"), completers.nodes)
     add_lab_option(execute)
     execute.set_defaults(call=_exec)
     shell = commands.add_parser("shell", help="a shell on a node")
-    shell.add_argument("node", metavar="NODE")
+    offer(shell.add_argument("node", metavar="NODE"), completers.nodes)
     add_lab_option(shell)
     shell.set_defaults(call=_shell)
 

@@ -10,6 +10,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from lab.commands import completers
+from lab.commands.completers import offer
 from lab.commands.subcommands import Subcommands
 from lab.standing.client import ask
 from lab.standing.registry import LabError, Listed, find, labs
@@ -18,7 +20,7 @@ from lab.standing.registry import LabError, Listed, find, labs
 def add_to(commands: Subcommands) -> None:
     """Declare the subcommand and its options."""
     ls = commands.add_parser("ls", help="the standing labs: nodes, addresses, peers, SAs, NAT mappings")
-    ls.add_argument("name", nargs="?", metavar="NAME", help="default: all of them")
+    offer(ls.add_argument("name", nargs="?", metavar="NAME", help="default: all of them"), completers.labs)
     ls.set_defaults(call=_ls)
 
 

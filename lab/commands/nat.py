@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from lab.commands import completers
+from lab.commands.completers import offer
 from lab.commands.subcommands import Subcommands, add_lab_option
 from lab.standing.client import ask
 from lab.standing.nat_verbs import VERBS
@@ -23,8 +25,9 @@ def add_to(commands: Subcommands) -> None:
         epilog="Where there are several NATs, name one behind the verb.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    nat.add_argument("verb", metavar="VERB")
-    nat.add_argument("words", nargs="*", metavar="WORD", help="what the verb takes, and the name of the NAT")
+    offer(nat.add_argument("verb", metavar="VERB"), completers.nat_verbs)
+    words = nat.add_argument("words", nargs="*", metavar="WORD", help="what the verb takes, and which NAT")
+    offer(words, completers.nat_words)
     add_lab_option(nat)
     nat.set_defaults(call=_nat)
 

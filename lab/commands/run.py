@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+from lab.commands import completers
+from lab.commands.completers import offer
 from lab.commands.subcommands import SCENARIOS, Subcommands
 from lab.nodes.places import NAMESPACE, PLACES
 from lab.peers.registry import PEERS
@@ -18,10 +20,10 @@ def add_to(commands: Subcommands) -> None:
     run = commands.add_parser(
         "run", help="run cells and report", description="Options it does not know go to pytest."
     )
-    run.add_argument(
+    cells = run.add_argument(
         "cells", nargs="*", metavar="SELECTOR", help="ENC-01, ENC, or a cell's full name; default: all"
     )
-    run.add_argument(
+    peer = run.add_argument(
         "--peer",
         action="append",
         default=[],
@@ -31,8 +33,8 @@ def add_to(commands: Subcommands) -> None:
     run.add_argument(
         "--nodes", choices=PLACES, default=NAMESPACE, help="what nodes are; default: %(default)s"
     )
-    run.add_argument("--topology", action="append", default=[], metavar="NAME")
-    run.add_argument(
+    topology = run.add_argument("--topology", action="append", default=[], metavar="NAME")
+    version = run.add_argument(
         "--version", action="append", default=[], metavar="VERSION", help="manual, ikev1-main, ikev2 …"
     )
     run.add_argument("--reports", default="reports", metavar="DIR", help="default: %(default)s")
@@ -53,6 +55,13 @@ def add_to(commands: Subcommands) -> None:
     )
     run.add_argument("--shell", metavar="NODE", help="a shell on this node when a cell has run, or failed")
     run.add_argument("-n", dest="workers", metavar="N", help="cells at a time (default: three a core)")
+    for action, completer in (
+        (cells, completers.cells),
+        (peer, completers.peers),
+        (topology, completers.topologies),
+        (version, completers.versions),
+    ):
+        offer(action, completer)
     run.set_defaults(call=_run)
 
 

@@ -6,6 +6,9 @@ import argparse
 from pathlib import Path
 from typing import TypeAlias
 
+from lab.commands import completers
+from lab.commands.completers import offer
+
 Subcommands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 SCENARIOS = Path(__file__).resolve().parent.parent.parent / "scenarios"
@@ -13,4 +16,5 @@ SCENARIOS = Path(__file__).resolve().parent.parent.parent / "scenarios"
 
 def add_lab_option(parser: argparse.ArgumentParser) -> None:
     """Add ``--name``: which of the standing labs is meant."""
-    parser.add_argument("--name", metavar="NAME", help="which lab; default: the only one there is")
+    which = parser.add_argument("--name", metavar="NAME", help="which lab; default: the only one there is")
+    offer(which, completers.labs)

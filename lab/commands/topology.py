@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from lab.commands import completers
+from lab.commands.completers import offer
 from lab.commands.subcommands import Subcommands
 from lab.net import topology_file
 
@@ -11,7 +13,7 @@ from lab.net import topology_file
 def add_to(commands: Subcommands) -> None:
     """Declare the subcommand and its options."""
     drawing = commands.add_parser("topology", help="draw a topology, or list them")
-    drawing.add_argument("name", nargs="?")
+    offer(drawing.add_argument("name", nargs="?"), completers.topologies)
     drawing.set_defaults(call=_topology)
 
 

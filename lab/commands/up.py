@@ -9,6 +9,8 @@ import sys
 from dataclasses import asdict, fields
 from typing import Any
 
+from lab.commands import completers
+from lab.commands.completers import offer
 from lab.commands.subcommands import Subcommands
 from lab.net import topology_file
 from lab.net.behaviour import PRESETS, kind
@@ -28,15 +30,20 @@ def add_to(commands: Subcommands) -> None:
         help="a lab that stands until `nattlab down`",
         description="Builds a network in which peers are started and connected, and leaves it standing.",
     )
-    up.add_argument("topology", metavar="TOPOLOGY", help="`nattlab topology` lists them")
-    up.add_argument("--left", metavar="PEER", default="", help="start this peer on the left; it initiates")
-    up.add_argument("--right", metavar="PEER", default="", help="start this peer on the right")
-    up.add_argument("--version", metavar="VERSION", help=f"{', '.join(VERSIONS)}; default: ikev2")
-    up.add_argument(
+    topology = up.add_argument("topology", metavar="TOPOLOGY", help="`nattlab topology` lists them")
+    offer(topology, completers.topologies)
+    left = up.add_argument("--left", metavar="PEER", default="", help="start it on the left; it initiates")
+    right = up.add_argument("--right", metavar="PEER", default="", help="start it on the right")
+    for side in (left, right):
+        offer(side, completers.peers)
+    version = up.add_argument("--version", metavar="VERSION", help=f"{', '.join(VERSIONS)}; default: ikev2")
+    offer(version, completers.versions)
+    nat = up.add_argument(
         "--nat",
         metavar="KIND",
         help="symmetric, marker_eater, ADM-EIF …; of several NATs one each: home,cgnat",
     )
+    offer(nat, completers.nat_kinds)
     up.add_argument("--name", metavar="NAME", default="", help="default: that of the topology")
     up.add_argument(
         "--set",

@@ -1,0 +1,116 @@
+"""What the Tab key offers: names of cells, topologies, peers, kinds of NAT, labs, nodes.
+
+Completers are called by argcomplete with what was typed of the word and with the options before it. They load
+what they look into only when asked.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import re
+from collections.abc import Callable, Iterable
+from typing import Any
+
+Completer = Callable[..., Iterable[str]]
+
+
+def offer(action: argparse.Action, completer: Completer) -> argparse.Action:
+    """Have `completer` complete the values of an argument."""
+    action.completer = completer  # type: ignore[attr-defined]
+    return action
+
+
+def topologies(**_: Any) -> Iterable[str]:
+    """Names of topologies."""
+    from lab.net import topology_file
+
+    return topology_file.names()
+
+
+def nat_kinds(prefix: str = "", **_: Any) -> Iterable[str]:
+    """Kinds of NAT, behind those with commas that were typed already."""
+    from lab.net.behaviour import PRESETS, Filtering, Mapping
+
+    before = prefix[: prefix.rfind(",") + 1]
+    pairs = [f"{mapping.value}-{filtering.value}" for mapping in Mapping for filtering in Filtering]
+    return [before + kind for kind in (*PRESETS, *pairs)]
+
+
+def peers(**_: Any) -> Iterable[str]:
+    """Names of peers."""
+    from lab.peers.registry import PEERS
+
+    return PEERS
+
+
+def versions(**_: Any) -> Iterable[str]:
+    """How SAs come to be."""
+    from lab.peers.peer import VERSIONS
+
+    return VERSIONS
+
+
+def labs(**_: Any) -> Iterable[str]:
+    """Names of the labs that stand."""
+    from lab.standing import registry
+
+    return [lab.name for lab in registry.labs()]
+
+
+def nodes(parsed_args: argparse.Namespace, **_: Any) -> Iterable[str]:
+    """Nodes of the lab that was named, or of every one."""
+    from lab.standing import registry
+
+    name = getattr(parsed_args, "name", None)
+    records = [lab.record for lab in registry.labs() if name in (None, lab.name) and lab.record is not None]
+    return dict.fromkeys(node for record in records for node in record.nodes)
+
+
+def nat_verbs(**_: Any) -> Iterable[str]:
+    """What a NAT can be told to do."""
+    from lab.standing.nat_verbs import VERBS
+
+    return VERBS
+
+
+def nat_words(parsed_args: argparse.Namespace, **_: Any) -> Iterable[str]:
+    """What may follow the verb, and the NATs of the lab."""
+    from lab.net.xtables import BACKENDS
+    from lab.standing import registry
+    from lab.standing.nat_verbs import BLOCKS
+
+    followers: dict[str, Iterable[str]] = {
+        "block": BLOCKS,
+        "unblock": BLOCKS,
+        "hairpin": ("on", "off"),
+        "translate-by": BACKENDS,
+    }
+    nats = [nat for lab in registry.labs() if lab.record is not None for nat in lab.record.nats]
+    return [*followers.get(parsed_args.verb, ()), *dict.fromkeys(nats)]
+
+
+def cells(prefix: str = "", **_: Any) -> Iterable[str]:
+    """Groups and ids of scenarios; behind an opening bracket the cells of that one."""
+    from lab.scenario import catalogue
+
+    scenario, bracket, _rest = prefix.partition("[")
+    if bracket:
+        return _cells_of(scenario.upper())
+    return dict.fromkeys(name for id in catalogue() for name in (id.rpartition("-")[0], id))
+
+
+def _cells_of(scenario: str) -> list[str]:
+    from lab.commands.subcommands import SCENARIOS
+    from lab.scenario import ATTRIBUTE
+
+    declared = re.compile(rf'@scenario\(\s*"{re.escape(scenario)}"')
+    found = []
+    for file in sorted(SCENARIOS.glob("test_*.py")):
+        if declared.search(file.read_text(encoding="utf-8")):
+            module = importlib.import_module(f"{SCENARIOS.name}.{file.stem}")
+            functions = [getattr(value, ATTRIBUTE, None) for value in vars(module).values()]
+            found += [
+                cell.name for each in functions if each and each.id == scenario for cell in each.cells()
+            ]
+    return found
