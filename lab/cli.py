@@ -23,6 +23,7 @@ SUBCOMMANDS = {
     "shell": "enter",
     "nat": "nat",
     "capture": "capture",
+    "ladder": "ladder",
     "down": "down",
     "compare": "compare",
     "history": "history",

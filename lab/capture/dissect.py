@@ -68,6 +68,8 @@ def _ipv4(packet: bytes, ports: Ports, facts: dict[str, Any]) -> None:
     facts["tos"], facts["dont_fragment"] = packet[1], bool(flags & 0x4000)
     facts["src"], facts["dst"] = socket.inet_ntoa(packet[12:16]), socket.inet_ntoa(packet[16:20])
     facts["fragment_offset"], facts["more_fragments"] = (flags & 0x1FFF) * 8, bool(flags & 0x2000)
+    if flags & 0x3FFF:
+        facts["fragment_id"] = int.from_bytes(packet[4:6], "big")
     if packet[0] >> 4 != 4 or header < 20 or total < header:
         return _malformed(facts, f"IPv4 header: first octet {packet[0]:#04x}, total length {total}")
     if total > len(packet):
@@ -96,6 +98,7 @@ def _ipv6(packet: bytes, ports: Ports, facts: dict[str, Any]) -> None:
         if following == _IPV6_FRAGMENT:
             field = int.from_bytes(body[2:4], "big")
             facts["fragment_offset"], facts["more_fragments"] = field & 0xFFF8, bool(field & 1)
+            facts["fragment_id"] = int.from_bytes(body[4:8], "big")
         else:
             size += body[1] * 8
         following, body = body[0], body[size:]
@@ -108,7 +111,7 @@ def _ipv6(packet: bytes, ports: Ports, facts: dict[str, Any]) -> None:
 def _transport(proto: int, body: bytes, ports: Ports, facts: dict[str, Any]) -> None:
     facts["payload"] = body
     if facts.get("fragment_offset") or facts.get("more_fragments"):
-        facts["kind"] = Kind.FRAGMENT
+        facts["kind"], facts["fragment_length"] = Kind.FRAGMENT, len(body)
         if proto == _PROTO_UDP and not facts["fragment_offset"] and len(body) >= 8:
             sport, dport, length, checksum = struct.unpack_from("!HHHH", body)
             facts.update(sport=sport, dport=dport, udp_length=length, udp_checksum=checksum, payload=body[8:])
@@ -165,6 +168,12 @@ def _on_nat_t_port(payload: bytes, facts: dict[str, Any]) -> None:
             facts["hint"] = "IKE on the NAT-T port without the non-ESP marker: taken for ESP"
         return _esp(payload, facts)
     facts["kind"] = Kind.IKE_MARKED
+    if payload.startswith(NON_IKE_MARKER) and not _looks_like_ike(payload[4:]) and len(payload) > 16:
+        marked_twice = _looks_like_ike(payload[8:])
+        if not marked_twice and not payload.startswith(bytes(12)):
+            return _malformed(
+                facts, "ESP behind a non-IKE marker, which belongs on port 500, on the NAT-T port"
+            )
     return _ike(payload[4:], facts)
 
 

@@ -6,18 +6,24 @@ The writer is ours because scapy's knows neither nanoseconds nor a file without 
 from __future__ import annotations
 
 import gzip
+import importlib
 import struct
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import BinaryIO
 
+from scapy.config import conf
 from scapy.error import Scapy_Exception
+from scapy.layers.inet import IP
+from scapy.layers.inet6 import IPv6
 from scapy.utils import RawPcapNgReader, RawPcapReader
 
 from lab.capture.frame import Frame
 
 LINKTYPE_NULL, LINKTYPE_ETHERNET, LINKTYPE_RAW = 0, 1, 101
+LINKTYPE_LOOP = 108
 LINKTYPE_SLL, LINKTYPE_IPV4, LINKTYPE_IPV6, LINKTYPE_SLL2 = 113, 228, 229, 276
 _BYTE_ORDER = 0x1A2B3C4D
 _SECTION, _INTERFACE, _ENHANCED_PACKET = 0x0A0D0D0A, 1, 6
@@ -29,6 +35,9 @@ LONGEST_COMMENT = 0xFFFC
 """Octets; the length of an option has 16 bits, and the padding must not overflow it."""
 LONGEST_SECTION_HEADER = 16 << 20
 _NO_MAC = bytes(12)
+_NO_IP = b"\x88\xb5"
+"""The first ethertype of IEEE 802 for local experiments, in place of what carries no IP."""
+_MORE_LINK_LAYERS = ("scapy.layers.ppp", "scapy.layers.dot11")
 _GZIP_MAGIC = b"\x1f\x8b"
 _PCAP_RECORD_HEADER, _PCAPNG_BLOCK_TYPE = 16, 4
 
@@ -117,8 +126,9 @@ def read_capture(path: Path | str, link: str | None = None) -> list[Frame]:
     """Frames of a pcap or pcapng file, gzipped or not, numbered from 1 in file order, from Ethernet on.
 
     The link is the interface's name where the file has one, else `link`, else the file's stem. Packets of
-    other link types (Linux cooked, raw IP, BSD null) get an Ethernet header of zero addresses. Raises
-    CaptureFileError for what is no capture, ends within a packet, or has a link type we cannot read.
+    other link types that scapy knows (Linux cooked, raw IP, loopback, PPP, 802.11 …) get an Ethernet header
+    of zero addresses. Raises CaptureFileError for what is no capture, ends within a packet, or has a link
+    type we cannot read.
     """
     path = Path(path)
     frames: list[Frame] = []
@@ -185,10 +195,30 @@ def _ethernet(data: bytes, linktype: int, path: Path, number: int) -> bytes:
     if linktype == LINKTYPE_SLL2:
         return _NO_MAC + data[:2] + data[20:]
     # scapy reads libpcap's DLT_RAW of BSD as 12 or 14.
-    if linktype in (LINKTYPE_RAW, LINKTYPE_IPV4, LINKTYPE_IPV6, LINKTYPE_NULL, 12, 14):
-        packet = data[4:] if linktype == LINKTYPE_NULL else data
-        return _NO_MAC + (b"\x86\xdd" if packet[:1] and packet[0] >> 4 == 6 else b"\x08\x00") + packet
+    if linktype in (LINKTYPE_RAW, LINKTYPE_IPV4, LINKTYPE_IPV6, 12, 14):
+        return _NO_MAC + _ethertype(data) + data
+    if linktype in (LINKTYPE_NULL, LINKTYPE_LOOP):
+        return _NO_MAC + _ethertype(data[4:]) + data[4:]
+    if _knows(linktype):
+        packet = conf.l2types.num2layer[linktype](data)
+        for layer in (IP, IPv6):
+            if layer in packet:
+                octets = packet[layer].original
+                return _NO_MAC + _ethertype(octets) + bytes(octets)
+        return _NO_MAC + _NO_IP
     raise CaptureFileError(f"{path}: packet {number} has link type {linktype}, which is not supported")
+
+
+def _ethertype(packet: bytes) -> bytes:
+    return b"\x86\xdd" if packet[:1] and packet[0] >> 4 == 6 else b"\x08\x00"
+
+
+@cache
+def _knows(linktype: int) -> bool:
+    """Whether scapy has a layer for it, among those it does not load unless asked."""
+    for module in _MORE_LINK_LAYERS:
+        importlib.import_module(module)
+    return linktype in conf.l2types.num2layer
 
 
 def _block(kind: int, body: bytes) -> bytes:

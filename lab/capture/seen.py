@@ -81,6 +81,10 @@ class Seen:
     ip_length: int | None = None
     fragment_offset: int = 0
     more_fragments: bool = False
+    fragment_id: int | None = None
+    """Which datagram a fragment is of; None for a whole one."""
+    fragment_length: int = 0
+    """Octets of a fragment behind the IP header."""
     sport: int | None = None
     dport: int | None = None
     udp_length: int | None = None

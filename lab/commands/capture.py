@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from lab.capture.diagnosis import findings
+from lab.capture.account import looks_wrong
 from lab.capture.frame import Frame
 from lab.capture.ladder import ladder
 from lab.capture.packets import Trace
@@ -64,7 +64,7 @@ def _all(lab: Listed, limit: int, width: int) -> Trace:
         trace.extend(_frames(answer))
         number, more = _last(answer, number), answer["more"]
     print(ladder(trace.packets, trace.links, width=width, limit=limit, left=left))
-    for finding in findings(trace.packets):
+    for finding in looks_wrong(trace.packets):
         print(f"looks wrong: {finding}")
     return trace
 

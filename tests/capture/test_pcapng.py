@@ -84,6 +84,9 @@ def test_a_capture_without_packets(tmp_path: Path) -> None:
         (228, b"", KEEPALIVE),
         (229, b"", KEEPALIVE_V6),
         (0, struct.pack("<L", 2), KEEPALIVE),
+        (108, struct.pack("!L", 24), KEEPALIVE_V6),
+        (9, b"\xff\x03\x00\x21", KEEPALIVE),
+        (105, bytes.fromhex("08020000") + bytes(20) + bytes.fromhex("aaaa03000000") + b"\x08\x00", KEEPALIVE),
         (113, struct.pack("!HHH8sH", 0, 1, 6, bytes(8), 0x0800), KEEPALIVE),
         (276, struct.pack("!HHLHBB8s", 0x86DD, 0, 1, 1, 0, 6, bytes(8)), KEEPALIVE_V6),
     ],
@@ -108,10 +111,16 @@ def pcap(linktype: int, packets: list[bytes], nano: bool = False) -> bytes:
     return struct.pack("<LHHLLLL", magic, 2, 4, 0, 0, 65535, linktype) + b"".join(records)
 
 
+def test_frames_without_ip_are_kept_in_their_place(tmp_path: Path) -> None:
+    path = tmp_path / "ppp.pcap"
+    path.write_bytes(pcap(9, [b"\xff\x03\xc0\x21" + bytes(10), b"\xff\x03\x00\x21" + bytes(KEEPALIVE)]))
+    assert [dissect(frame).kind for frame in read_capture(path)] == [Kind.OTHER, Kind.KEEPALIVE]
+
+
 def test_an_unreadable_link_type_is_named(tmp_path: Path) -> None:
-    path = tmp_path / "wifi.pcap"
-    path.write_bytes(pcap(127, [bytes(60)]))
-    with pytest.raises(CaptureFileError, match=r"wifi\.pcap: packet 1 has link type 127, which is not"):
+    path = tmp_path / "private.pcap"
+    path.write_bytes(pcap(147, [bytes(60)]))
+    with pytest.raises(CaptureFileError, match=r"private\.pcap: packet 1 has link type 147, which is not"):
         read_capture(path)
 
 
