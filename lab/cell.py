@@ -19,7 +19,7 @@ from lab.journal import Journal
 from lab.net import topology_file
 from lab.net.conntrack_watch import ConntrackWatch
 from lab.net.errors import EngineError
-from lab.net.model import Link
+from lab.net.model import Link, TopologyError
 from lab.net.topology import Topology
 from lab.nodes.crash import core_dumps, crashes
 from lab.nodes.network import Network
@@ -171,7 +171,11 @@ class Cell:
     def _reached(self, side: str, other: str) -> str:
         """The address that `side` has for `other`."""
         net = self.topology
-        return str(net.seen_as(side, other) if net.is_behind_nat(side) else net.reach(other, side))
+        if not net.is_behind_nat(side):
+            # Where a firewall lets nothing in, there is no way that begins at the other end.
+            with contextlib.suppress(TopologyError):
+                return str(net.reach(other, side))
+        return str(net.seen_as(side, other))
 
     def shared_suites(self, wanted: Iterable[str]) -> tuple[str, ...]:
         """Those of the `wanted` ESP suites that both peers declare for this connection, in order."""

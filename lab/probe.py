@@ -165,6 +165,15 @@ def _nfqueue() -> str:
     return f"{program} queues packets, and a program takes them"
 
 
+def _npt() -> str:
+    program = shutil.which("ip6tables-legacy-restore") or "ip6tables-legacy-restore"
+    change = "-j SNPT --src-pfx fd01::/64 --dst-pfx fd02::/64"
+    with tempfile.TemporaryDirectory(prefix="probe-nattlab-") as folder:
+        rules = f"*mangle\n-A POSTROUTING {change}\nCOMMIT\n"
+        _run_inside([program], rules, XTABLES_LOCKFILE=f"{folder}/lock")
+    return f"{program} translates prefixes"
+
+
 def _egress_hook() -> str:
     chain = "type filter hook egress device lo priority 0; meta mark 1 fwd to lo;"
     _run_inside(["nft", "-f", "-"], f"table netdev probe {{ chain c {{ {chain} }}; }}\n")
@@ -250,6 +259,11 @@ _PROBES: dict[str, tuple[Callable[[], str], str]] = {
     "INET_ESP": (_xfrm_esp, "kernel ESP: strongSwan without faked NAT detection, native ESP, transport mode"),
     "NET_KEY": (_pf_key, "PF_KEY in the kernel: racoon, setkey and OpenIKED as peers"),
     "tshark": (_tshark, "Wireshark's opinion beside ours, and a look inside ESP with the peers' keys"),
+    "NPT": (_npt, "NPTv6, translation of IPv6 prefixes"),
+    "tayga": (
+        lambda: _program("/usr/sbin/tayga", "tayga"),
+        "NAT64: an initiator of IPv6 to an IPv4 responder",
+    ),
     "netdev-egress": (_egress_hook, "links that lose, delay, reorder, double or corrupt, by a seed"),
     "netem": (_qdisc_netem, "the same by the kernel where no seed is asked for: the lab does it itself"),
     "container": (_container, "nodes that are containers, and peers of which an image is one release"),

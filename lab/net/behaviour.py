@@ -53,6 +53,8 @@ class Nat66(Enum):
     """forwards it untranslated; `guard` is then a stateful firewall (RFC 6092)"""
     MASQUERADE = "masquerade"
     """gives sources its outside address and translates as for IPv4"""
+    PREFIX = "prefix"
+    """gives sources and targets another prefix without state (NPTv6, RFC 6296); `guard` sees none of it"""
 
 
 class Middlebox(Enum):

@@ -189,6 +189,15 @@ def _nat_problems(topology: Graph, node: Node, attached: list[str]) -> Iterator[
     if nat.outside in nat.inside:
         text = f"link {nat.outside} is both inside and outside of nat {node.name}: choose one"
         yield TopologyError(text, (*where, "outside"))
+    if nat.prefix is not None and [
+        6 in topology.link(link).families for link in nat.inside if link in attached
+    ] != [True]:
+        text = f"nat {node.name} shows one prefix by another: give it one inside link, of IPv6"
+        yield TopologyError(text, (*where, "prefix"))
+        return
+    if nat.nat64 is not None and nat.outside in attached and 6 in topology.link(nat.outside).families:
+        text = f"nat {node.name} makes IPv4 of IPv6: remove IPv6 from its outside link {nat.outside}"
+        yield TopologyError(text, (*where, "nat64"))
     yield from _behaviour_problems(nat, f"nat {node.name}", where)
     names = [other.name for other in topology.nodes]
     if nat.one_to_one is not None and nat.one_to_one not in names:
@@ -230,6 +239,13 @@ def _behaviour_problems(nat: Nat, name: str, where: tuple[str, ...]) -> Iterator
         # nft 1.0.6 has too few registers for a learned map of IPv6 addresses.
         text = f"{name} translates IPv6, which only filters by APDF and without hairpin: change nat66"
         yield TopologyError(text, (*where, "nat66"))
+    if (nat.nat66 is Nat66.PREFIX) != (nat.prefix is not None):
+        text = (
+            f"{name} translates prefixes with both or none of: `nat66: prefix` and `prefix: 2001:db8:1::/64`"
+        )
+        yield TopologyError(text, (*where, "nat66"))
+    if nat.nat64 is not None and nat.nat64.prefixlen != 96:
+        yield TopologyError(f"{name} has nat64 {nat.nat64}: use a prefix of 96 bits", (*where, "nat64"))
     if nat.middlebox is Middlebox.ESP and nat.drop_esp:
         text = f"{name} drops the ESP that it passes: add `drop_esp: false`"
         yield TopologyError(text, (*where, "middlebox"))
@@ -261,6 +277,11 @@ def _way_problems(topology: Graph) -> Iterator[TopologyError]:
         if config.middlebox and 4 not in config.families:
             text = f"nat {name} has a middlebox, which knows IPv4 alone: remove it, or give its links IPv4"
             yield TopologyError(text, ("nodes", name, "middlebox"))
+        if config.prefixes is not None and config.prefixes[0].prefixlen != config.prefixes[1].prefixlen:
+            text = (
+                f"nat {name} shows {config.prefixes[0]} as {config.prefixes[1]}: use prefixes of one length"
+            )
+            yield TopologyError(text, ("nodes", name, "prefix"))
         for family in config.families:
             if config.translates(family) and not config.is_plain:
                 yield from _classifiable(topology, config, name, family)

@@ -47,7 +47,7 @@ class Kind(Enum):
 
 @dataclass(frozen=True)
 class Forward:
-    """A static mapping: outside `port` goes to the same port of node `to`.
+    """A static mapping: outside `port` goes to the same port of node `to`, or to another one.
 
     Where a NAT routes IPv6, it lets that port of `to` in instead.
     """
@@ -55,6 +55,8 @@ class Forward:
     port: int
     to: str
     protocol: str = "udp"
+    to_port: int | None = None
+    """None is `port`"""
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,10 @@ class Nat(Behaviour):
     outside: str
     """link whose address they get"""
     forwards: tuple[Forward, ...] = ()
+    prefix: IPv6Network | None = None
+    """what Nat66.PREFIX makes of the prefix of its inside link"""
+    nat64: IPv6Network | None = None
+    """prefix within which its inside, of IPv6 alone, finds the IPv4 of its outside (RFC 6146)"""
     one_to_one: str | None = None
     """node inside that gets every packet from outside that belongs to nobody else"""
 

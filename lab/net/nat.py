@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from ipaddress import IPv6Network
 
 from lab.net.behaviour import Behaviour, Filtering, Mapping, Nat66, PortRange, Ports
 from lab.net.model import Address, Family
@@ -10,11 +11,18 @@ from lab.net.model import Address, Family
 
 @dataclass(frozen=True)
 class StaticMapping:
-    """Outside `port` of `protocol` ("udp", "tcp") goes to the same port of `to`."""
+    """Outside `port` of `protocol` ("udp", "tcp") goes to the same port of `to`, or to `to_port`."""
 
     protocol: str
     port: int
     to: Address
+    to_port: int | None = None
+    """None is `port`"""
+
+    @property
+    def inside_port(self) -> int:
+        """The port at `to`."""
+        return self.port if self.to_port is None else self.to_port
 
 
 @dataclass(frozen=True)
@@ -33,8 +41,11 @@ class NatConfig(Behaviour):
     destinations: tuple[Address, ...] = ()
     """the addresses beyond its outside, in an order that decides their port ranges with Mapping.ADM"""
 
+    prefixes: tuple[IPv6Network, IPv6Network] | None = None
+    """inside and outside prefix of Nat66.PREFIX"""
+
     def translates(self, family: Family) -> bool:
-        """Whether it gives packets of `family` another source."""
+        """Whether it gives packets of `family` another source, and remembers which."""
         return family == 4 or self.nat66 is Nat66.MASQUERADE
 
     def address(self, family: Family) -> Address:
@@ -70,6 +81,11 @@ class NatConfig(Behaviour):
         words = [f"masquerade {' and '.join(self.inside)} to {self.outside}"]
         if 6 in self.families:
             words.append("IPv6 too" if self.translates(6) else "IPv6 routed")
-        words += [f"{m.protocol} {m.port} to {m.to}" for m in self.mappings]
+        words += [f"{m.protocol} {m.port} to {_end(m)}" for m in self.mappings]
+        words += [f"{self.prefixes[0]} shown as {self.prefixes[1]}"] if self.prefixes else []
         words += [f"everything to {address}" for address in self.one_to_one]
         return ", ".join(words + self.words())
+
+
+def _end(mapping: StaticMapping) -> str:
+    return str(mapping.to) if mapping.to_port is None else f"{mapping.to} port {mapping.to_port}"

@@ -1,14 +1,15 @@
 """The keys of a NAT in a topology file.
 
-inside, outside; forwards: [{port, to, protocol}]; one_to_one: a node inside; and how it behaves, all of
-lab.net.behaviour.Behaviour by name:
+inside, outside; forwards: [{port, to, to_port, protocol}]; one_to_one: a node inside; prefix: what nat66:
+prefix shows of the inside's; nat64: the prefix in which the inside, of IPv6 alone, finds IPv4; and how it
+behaves, all of lab.net.behaviour.Behaviour by name:
 
     nat: {kind: nat, inside: lan, outside: wan, preset: symmetric, timeouts: {udp: 5}, hairpin: true}
 
 A preset is the start, the other keys override it. mapping: EIM, ADM, APDM; filtering: EIF, ADF, APDF; ports:
-preserve, random, seeded (with seed) or a range; nat66: route, masquerade; passthrough: UDP ports; middlebox:
-marker_eater and others of lab.net.behaviour.Middlebox; timeouts in seconds; hairpin, inbound_refresh, guard,
-drop_esp, drop_fragments: true or false.
+preserve, random, seeded (with seed) or a range; nat66: route, masquerade, prefix; passthrough: UDP ports;
+middlebox: marker_eater and others of lab.net.behaviour.Middlebox; timeouts in seconds; hairpin,
+inbound_refresh, guard, drop_esp, drop_fragments: true or false.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from enum import Enum
+from ipaddress import IPv6Network
 from typing import Any, TypeVar
 
 import yaml
@@ -35,7 +37,7 @@ from lab.net.behaviour import (
 from lab.net.model import Forward, Nat, listed
 from lab.net.yaml_reader import YamlReader
 
-KEYS = ("inside", "outside", "forwards", "one_to_one", "preset", *BEHAVIOUR)
+KEYS = ("inside", "outside", "forwards", "one_to_one", "prefix", "nat64", "preset", *BEHAVIOUR)
 
 E = TypeVar("E", bound=Enum)
 
@@ -56,8 +58,14 @@ class NatReader(YamlReader):
             if "forwards" in fields
             else (),
             one_to_one=one_to_one,
+            prefix=self.prefix(fields, "prefix", "2001:db8:1::/64"),
+            nat64=self.prefix(fields, "nat64", "2001:db8:64::/96"),
             **{key: getattr(behaviour, key) for key in BEHAVIOUR},
         )
+
+    def prefix(self, fields: dict[str, yaml.Node], key: str, example: str) -> IPv6Network | None:
+        """A prefix of IPv6, if there is one."""
+        return self.value(fields[key], IPv6Network, example) if key in fields else None
 
     def behaviour(self, fields: dict[str, yaml.Node]) -> Behaviour:
         """The behaviour that a preset and the keys beside it describe."""
@@ -104,13 +112,14 @@ class NatReader(YamlReader):
 
     def forward(self, value: yaml.Node) -> Forward:
         """A static mapping."""
-        fields = self.mapping(value, "a forward", None, ("port", "to", "protocol"))
+        fields = self.mapping(value, "a forward", None, ("port", "to", "to_port", "protocol"))
         for key in ("port", "to"):
             if key not in fields:
                 self.fail(value, f"a forward has no `{key}`: write e.g. {{port: 500, to: right}}")
         port = self.value(fields["port"], int, "500")
         protocol = self.text(fields["protocol"], "protocol") if "protocol" in fields else "udp"
-        return Forward(port, self.text(fields["to"], "to"), protocol)
+        to_port = self.value(fields["to_port"], int, "4500") if "to_port" in fields else None
+        return Forward(port, self.text(fields["to"], "to"), protocol, to_port)
 
     def ports(self, value: yaml.Node) -> Ports | PortRange:
         """A choice by name, or a range."""

@@ -5,6 +5,7 @@ They translate; what iptables cannot express is in lab.net.nft_rules.
 
 from __future__ import annotations
 
+from ipaddress import IPv6Network
 from typing import NamedTuple
 
 from lab.net.behaviour import Filtering, Mapping, PortRange, Ports
@@ -26,10 +27,27 @@ def nat_rules(nat: NatConfig, family: Family = 4) -> str:
     packet from entering conntrack before the inside one: else the inside flow is moved to another port.
     """
     filtering = _table("filter", ("INPUT", "FORWARD", "OUTPUT"), _filters(nat, family)) + _queues(nat, family)
+    if family == 6 and nat.prefixes is not None:
+        return _prefixes(nat, *nat.prefixes) + filtering
     if not nat.translates(family):
         return filtering
     chains = ("PREROUTING", "INPUT", "OUTPUT", "POSTROUTING")
     return _table("nat", chains, _prerouting(nat, family) + _postrouting(nat, family)) + filtering
+
+
+def _prefixes(nat: NatConfig, inside: IPv6Network, outside: IPv6Network) -> str:
+    """Translation without state (RFC 6296); the connection table, which would not know replies, sees none."""
+    pair = (f"--src-pfx {inside} --dst-pfx {outside}", f"--src-pfx {outside} --dst-pfx {inside}")
+    untracked = [
+        f"-A PREROUTING -i {nat.outside} -d {outside} -j CT --notrack",
+        *(f"-A PREROUTING -i {link} -s {inside} -j CT --notrack" for link in nat.inside),
+    ]
+    translated = [
+        f"-A PREROUTING -i {nat.outside} -d {outside} -j DNPT {pair[1]}",
+        f"-A POSTROUTING -o {nat.outside} -s {inside} -j SNPT {pair[0]}",
+    ]
+    raw = _table("raw", ("PREROUTING",), untracked)
+    return raw + _table("mangle", ("PREROUTING", "POSTROUTING"), translated)
 
 
 def _queues(nat: NatConfig, family: Family) -> str:
@@ -69,7 +87,7 @@ def _filters(nat: NatConfig, family: Family) -> list[str]:
     insider = nat.insider(family)
     if not nat.translates(family):
         filters += [
-            f"-A FORWARD -i {nat.outside} -d {m.to} -p {m.protocol} --dport {m.port} -j ACCEPT"
+            f"-A FORWARD -i {nat.outside} -d {m.to} -p {m.protocol} --dport {m.inside_port} -j ACCEPT"
             for m in static
         ]
         if insider is not None:
@@ -90,7 +108,7 @@ def _prerouting(nat: NatConfig, family: Family) -> list[str]:
         arriving += from_inside
     rules += [
         f"-A PREROUTING {way} -p {m.protocol} --dport {m.port}"
-        f" -j DNAT --to-destination {_with_port(m.to, m.port)}"
+        f" -j DNAT --to-destination {_with_port(m.to, m.inside_port)}"
         for m in _static(nat, family)
         for way in arriving
     ]

@@ -29,9 +29,13 @@ class Topology(Graph):
     @property
     def needs(self) -> tuple[str, ...]:
         """What of lab.probe a host must have for it, beyond what every topology needs."""
-        boxes = [node for node in self.nodes if node.nat is not None and node.nat.middlebox is not None]
-        bad = [link for link in self.links if link.impairment is not None]
-        return ("NFQUEUE",) * bool(boxes) + ("TUN", "netdev-egress") * bool(bad)
+        nats = [node.nat for node in self.nodes if node.nat is not None]
+        return (
+            *("NFQUEUE",) * any(nat.middlebox is not None for nat in nats),
+            *("NPT",) * any(nat.prefix is not None for nat in nats),
+            *("TUN", "tayga") * any(nat.nat64 is not None for nat in nats),
+            *("TUN", "netdev-egress") * any(link.impairment is not None for link in self.links),
+        )
 
     @property
     def containers(self) -> dict[str, str]:

@@ -20,6 +20,7 @@ from lab.net.xtables import Backend, Restore, default_backend
 from lab.nodes.housing import Housing
 from lab.nodes.impaired_link import End, ImpairedLink
 from lab.nodes.namespace_node import NamespaceNode
+from lab.nodes.nat64 import start_nat64
 from lab.nodes.running_nat import RunningNat
 
 
@@ -107,7 +108,15 @@ class Network:
             name: housing.node(name, namespace, processes, scratch / name)
             for name, namespace in namespaces.items()
         }
-        return cls(topology, namespaces, processes, nodes, nats, housing)
+        network = cls(topology, namespaces, processes, nodes, nats, housing)
+        try:
+            for node in topology.nodes:
+                if node.nat is not None and node.nat.nat64 is not None:
+                    start_nat64(nodes[node.name], node.nat.nat64)
+        except BaseException:
+            network.close()
+            raise
+        return network
 
     def nat(self, name: str) -> RunningNat:
         """The NAT called `name`; raises TopologyError naming the ones there are."""

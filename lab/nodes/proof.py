@@ -70,9 +70,10 @@ class _Way:
 
     @property
     def there(self) -> str:
-        """The target's own address."""
+        """The target's own address, of the family in which packets reach it."""
         way = paths.path(self.network.topology, self.source, self.target, self.family)
-        return str(way[-1].ip(self.family))
+        seen: Family = 6 if ":" in self.seen else 4
+        return str(way[-1].ip(seen))
 
     @property
     def seen(self) -> str:
@@ -99,7 +100,7 @@ class _Way:
 
     def bound(self, node: str, kind: int, proto: int, address: Address) -> socket.socket:
         """A socket on `node` bound to `address`; raises NetworkError for a port in use."""
-        opened = self.network.nodes[node].socket(AF[self.family], kind, proto)
+        opened = self.network.nodes[node].socket(AF[6 if ":" in address[0] else 4], kind, proto)
         try:
             opened.bind(address)
         except OSError as error:
@@ -135,25 +136,26 @@ def _prove_pair(way: _Way, deadline: float) -> None:
         aim = str(way.network.topology.reach(way.source, way.target, way.family))
     except TopologyError:
         return
-    ports: tuple[int, ...] = IKE_PORTS
+    ports: tuple[tuple[int, int], ...] = tuple((port, port) for port in IKE_PORTS)
     if way.entered:
         mappings = way.network.nat(way.entered[0]).config.mappings
-        ports = tuple(m.port for m in mappings if m.protocol == "udp" and m.to.version == way.family)
-    for port in ports:
-        _prove_udp(way, (aim, port), deadline)
+        udp = [m for m in mappings if m.protocol == "udp" and m.to.version == way.family]
+        ports = tuple((m.port, m.inside_port) for m in udp)
+    for port, inside in ports:
+        _prove_udp(way, (aim, port), inside, deadline)
     if ports:
-        _prove_esp(way, (aim, ports[-1]), deadline)
+        _prove_esp(way, aim, ports[-1], deadline)
 
 
 def _shown(aim: Address) -> str:
     return f"[{aim[0]}]:{aim[1]}" if ":" in aim[0] else f"{aim[0]}:{aim[1]}"
 
 
-def _prove_udp(way: _Way, aim: Address, deadline: float) -> None:
+def _prove_udp(way: _Way, aim: Address, inside: int, deadline: float) -> None:
     source, target, port = way.source, way.target, aim[1]
     with (
         way.bound(source, socket.SOCK_DGRAM, 0, (way.own, port)) as near,
-        way.bound(target, socket.SOCK_DGRAM, 0, (way.there, port)) as far,
+        way.bound(target, socket.SOCK_DGRAM, 0, (way.there, inside)) as far,
     ):
         seen = _exchange(near, far, aim, deadline)
         expected = way.ports(port)
@@ -185,7 +187,7 @@ def _exchange(near: socket.socket, far: socket.socket, aim: Address, deadline: f
             return str(seen[0]), int(seen[1])
 
 
-def _prove_esp(way: _Way, aim: Address, deadline: float) -> None:
+def _prove_esp(way: _Way, aim: str, ports: tuple[int, int], deadline: float) -> None:
     blocked = [name for name in way.nats if way.network.nat(name).config.drop_esp]
     if not blocked and way.entered:
         return
@@ -195,18 +197,18 @@ def _prove_esp(way: _Way, aim: Address, deadline: float) -> None:
         way.bound(way.source, socket.SOCK_RAW, ESP, (way.own, 0)) as near,
         way.bound(way.target, socket.SOCK_RAW, ESP, (way.there, 0)) as far,
     ):
-        near.sendto(packet, (aim[0], 0))
+        near.sendto(packet, (aim, 0))
         if blocked:
-            _prove_udp(way, aim, deadline)
+            _prove_udp(way, (aim, ports[0]), ports[1], deadline)
             far.setblocking(False)
         else:
             far.settimeout(deadline)
         came = _esp_source(far, packet)
     if blocked and came is not None:
-        what = f"ESP (protocol 50) from {way.source} to {aim[0]} to be dropped by {' and '.join(blocked)}"
+        what = f"ESP (protocol 50) from {way.source} to {aim} to be dropped by {' and '.join(blocked)}"
         raise way.broken(what, f"it arrived at {way.target} from {came}")
     if not blocked:
-        what = f"ESP (protocol 50) from {way.source} to {aim[0]} to arrive at {way.target} from {way.seen}"
+        what = f"ESP (protocol 50) from {way.source} to {aim} to arrive at {way.target} from {way.seen}"
         if came is None:
             raise way.broken(what, f"nothing in {deadline:g} s")
         if came != way.seen:
@@ -238,21 +240,21 @@ def _prove_tcp(network: Network, source: str, family: Family, deadline: float) -
             hops = hops[: [hop.node for hop in hops].index(entered[0])]
         if hops:
             way = _Way(network, source, hops[-1].node, family)
-            _transfer(way, str(hops[-1].ip(family)), deadline)
+            _transfer(way, str(topology.reach(source, hops[-1].node, family)), deadline)
 
 
 def _transfer(way: _Way, address: str, deadline: float) -> None:
     what = f"{TCP_OCTETS} octets over TCP from {way.source} to {way.target} ({address}) and back"
     content = os.urandom(TCP_OCTETS)
     with (
-        way.bound(way.target, socket.SOCK_STREAM, 0, (address, 0)) as listener,
+        way.bound(way.target, socket.SOCK_STREAM, 0, (way.there, 0)) as listener,
         way.network.nodes[way.source].socket(AF[way.family], socket.SOCK_STREAM) as client,
     ):
         for end in (listener, client):
             end.settimeout(deadline)
         listener.listen(1)
         try:
-            client.connect(listener.getsockname()[:2])
+            client.connect((address, listener.getsockname()[1]))
             server, (came, *_) = listener.accept()
             with server:
                 server.settimeout(deadline)

@@ -122,7 +122,7 @@ def test_every_option_of_a_nat():
         (NAT, NAT[:-1] + ", timeouts: {udp: soon}}", 6, "'soon': write it like 30"),
         (NAT, NAT[:-1] + ", mapping: ADM, ports: 2000-2020}", 6, "too few ports for 2 destinations: widen 2000-2020"),
         (NAT, NAT[:-1] + ", nat66: masquerade, filtering: EIF}", 6, "only filters by APDF and without hairpin"),
-        (NAT, NAT[:-1] + ", nat66: nptv6}", 6, "nat66 is 'nptv6': use route and masquerade"),
+        (NAT, NAT[:-1] + ", nat66: nptv6}", 6, "nat66 is 'nptv6': use route, masquerade and prefix"),
         ("{left: 10.1.0.2/24", "{left: [10.1.0.2/24, \"fd01::2/64\"]", 9, "nat has IPv4 on lan, left has IPv4 and IPv6: use the same"),
         ("{left: 10.1.0.2/24", "{left: [10.1.0.2/24, 10.1.0.3/24]", 9, "left has two addresses of one family on lan: remove one"),
         ("lan: {left: 10.1.0.2/24, nat: 10.1.0.1/24}", 'lan: {left: "fd01::/64", nat: "fd01::1/64"}', 9, "fd01::/64 of left on lan is no host address: use e.g. fd01::1/64"),
@@ -195,7 +195,7 @@ def test_every_key_of_a_behaviour():
         " timeouts: {udp: 1, udp_stream: 2, tcp: 3, other: 4}, nat66: route, middlebox: marker_eater"
     )
     assert vars(nat) | {"inside": None} == {
-        "inside": None, "outside": "wan", "forwards": (), "one_to_one": None, "mapping": Mapping.ADM,
+        "inside": None, "outside": "wan", "forwards": (), "prefix": None, "nat64": None, "one_to_one": None, "mapping": Mapping.ADM,
         "filtering": Filtering.EIF, "ports": Ports.SEEDED, "seed": 9, "hairpin": True, "isolate": True,
         "inbound_refresh": False, "guard": False, "drop_esp": False, "drop_fragments": True,
         "passthrough": (500, 4500), "timeouts": Timeouts(1, 2, 3, 4), "nat66": Nat66.ROUTE,
