@@ -11,11 +11,12 @@ from lab.capture.expect import expect
 from lab.capture.layers import network_packet
 from lab.capture.packets import Packets
 from lab.cell import Cell
-from lab.peers.peer import IKEV1_AGGRESSIVE, IKEV1_MAIN, IKEV2, MANUAL, NON_IKE, PeerError
+from lab.peers.peer import IKEV1_AGGRESSIVE, IKEV1_MAIN, IKEV2, MANUAL, NAT_T_PORT, NON_IKE, PeerError
 from lab.scenario import scenario
 from scenarios.demultiplexing import IKE_HEADER, NON_ESP_MARKER
 from scenarios.forging import send_as_left
 from scenarios.inner import inner_sink, send_inner
+from scenarios.keepalives import of_esp
 from scenarios.phase1 import is_plain_on_500
 from scenarios.reckoning import Reckoning
 
@@ -103,12 +104,12 @@ def drafts_00_and_01_mark_esp_on_500(cell: Cell) -> None:
 def keepalive_is_one_octet(cell: Cell) -> None:
     cell.up()
     cell.ping()
-    cell.until(lambda seen: seen.on("wan").keepalives, "a keepalive on wan", deadline=5)
+    cell.until(lambda seen: seen.on("wan").keepalives.to_port(NAT_T_PORT), "a keepalive on wan", deadline=5)
     esp = cell.seen.on("wan").esp_in_udp.to(cell.endpoint("right").address).first
-    expect(cell.seen.on("wan").keepalives).each_field(
+    expect(of_esp(cell, "wan")).each_field(
         udp_length=9, payload=b"\xff", src=esp.src, sport=esp.sport, dst=esp.dst, dport=esp.dport
     )
-    expect(cell.seen.on("lan").keepalives).each_field(udp_length=9, payload=b"\xff", sport=4500, dport=4500)
+    expect(of_esp(cell, "lan")).each_field(udp_length=9, payload=b"\xff", sport=4500, dport=4500)
 
 
 @scenario("ENC-11", topologies=("direct",), encapsulation="off")

@@ -1,21 +1,27 @@
 """NAT keepalives: who sends them, when, and how often."""
 
+import os
+import signal
 from itertools import pairwise
 from typing import Any
 
 from lab.capture.expect import expect
 from lab.capture.packets import Packets
 from lab.cell import Cell
-from lab.peers.peer import IKEV2, MANUAL, NAT_T_PORT
+from lab.peers.peer import IKEV1_AGGRESSIVE, IKEV2, MANUAL, NAT_T_PORT
 from lab.scenario import scenario
 from lab.wait import wait_until
 from scenarios.inner import came_before_now, inner_sink, send_inner
+from scenarios.keepalives import EARLY, early, of_esp
 from scenarios.mapping import endpoint_of, flow, nat, outside, sent_back
 
 INTERVAL = 1
 SAME = (("natt", "natt"), ("strongswan", "strongswan"))
 FURTHER: dict[str, dict[str, Any]] = {"natt": {}, "strongswan": {"further_esp": ("aes-gcm-16",)}}
 """charon makes no second child SA of the same traffic when asked."""
+WITH_TRAFFIC = {"natt": 1, "strongswan": 2}
+"""Least interval in seconds that traffic thrice a second suppresses: charon's clock counts whole seconds, and
+two packets on either side of a full one are a second apart to it."""
 SENDERS = {
     "one_nat": {"left"},
     "responder_behind_nat": {"right"},
@@ -28,13 +34,13 @@ def idle_sa_is_kept_alive(cell: Cell) -> None:
     cell.up()
     count = 4
     cell.until(
-        lambda seen: len(seen.on("wan").keepalives) >= count,
+        lambda seen: len(seen.on("wan").keepalives.to_port(NAT_T_PORT)) >= count,
         f"{count} keepalives on wan",
         count * INTERVAL + 3,
     )
     right = cell.endpoint("right")
     for link, source in (("lan", cell.endpoint("left").address), ("wan", right.remote)):
-        keepalives = cell.seen.on(link).keepalives
+        keepalives = of_esp(cell, link)
         expect(keepalives).each_field(src=source, sport=4500, dst=right.address, dport=4500)
         gaps = [(later.time_ns - earlier.time_ns) / 1e9 for earlier, later in pairwise(keepalives)]
         assert all(0.8 * INTERVAL <= gap <= 1.5 * INTERVAL for gap in gaps), (
@@ -106,18 +112,19 @@ def without_keepalives_the_mapping_dies(cell: Cell) -> None:
     assert outside(cell) != before
 
 
-@scenario("KA-05", versions=(MANUAL, IKEV2), features=("keepalive",), pairs=SAME, keepalive=INTERVAL)
+@scenario("KA-05", versions=(MANUAL, IKEV2), features=("keepalive",), pairs=SAME)
 def traffic_takes_the_place_of_keepalives(cell: Cell) -> None:
-    cell.up()
+    interval = WITH_TRAFFIC[cell.spec.left]
+    cell.up(keepalive=interval)
     cell.ping()
     quiet = cell.seen[-1]
     with inner_sink(cell) as sink:
-        for _ in range(8):
+        for _ in range(4 + 4 * interval):
             send_inner(cell, sink, b"traffic")
-            cell.watch_for(0.3 * INTERVAL, lambda seen: seen.after(quiet).keepalives)
+            cell.watch_for(0.3, lambda seen: seen.after(quiet).keepalives)
     expect(cell.seen.on("lan").after(quiet).esp_in_udp).at_least(8)
     expect(cell.seen.after(quiet).keepalives).none()
-    cell.until(lambda seen: seen.on("wan").keepalives, "a keepalive once there is no traffic", 3 * INTERVAL)
+    cell.until(lambda seen: seen.on("wan").keepalives, "a keepalive once there is no traffic", 3 * interval)
 
 
 @scenario("KA-07", versions=(MANUAL, IKEV2), features=("keepalive",), pairs=SAME, keepalive=INTERVAL)
@@ -177,4 +184,24 @@ def a_keepalive_from_a_new_port_moves_nobody(cell: Cell) -> None:
     cell.until(lambda seen: seen.on("wan").keepalives.from_port(5001), "the stranger's keepalive")
     for _ in range(3):
         assert endpoint_of(sent_back(cell)) == (address, port)
+    cell.ping_back()
+
+
+@scenario("KA-19", versions=(IKEV1_AGGRESSIVE, IKEV2), features=("ike", "keepalive"), keepalive=INTERVAL)
+def a_late_answer_calls_for_no_keepalive_on_the_ike_port(cell: Cell) -> None:
+    cell.start()
+    os.kill(cell.right.pid, signal.SIGSTOP)
+    try:
+        cell.left.begin()
+        cell.until(lambda seen: len(seen.on("wan").ike) >= 2, "the first message and its retransmission")
+        # Longer than the interval, shorter than until the next retransmission.
+        cell.watch_for(1.3 * INTERVAL, lambda seen: len(seen.on("wan").ike) >= 3)
+    finally:
+        os.kill(cell.right.pid, signal.SIGCONT)
+    cell.left.wait_connected()
+    cell.right.wait_connected()
+    cell.until(lambda seen: seen.on("wan").keepalives.to_port(NAT_T_PORT), "a keepalive of ESP")
+    for link in ("lan", "wan"):
+        expect(early(cell, link)).exactly(EARLY.get(cell.spec.left, 0))
+    cell.ping()
     cell.ping_back()
