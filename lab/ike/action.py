@@ -80,3 +80,7 @@ class Machine(Protocol):
     def deadline(self) -> float | None:
         """When something is due next."""
         ...
+
+    def refuse(self, child: ChildSa, now: float) -> list[Action]:
+        """An InstallSa could not be done: tell the other end that there is no such child."""
+        ...

@@ -25,7 +25,7 @@ from lab.natt.pfkey.client import PfKeyClient
 from lab.natt.pfkey.extensions import Address, Extension, Sa
 from lab.natt.pfkey.kame import NatTPort, NatTType
 from lab.natt.pfkey.message import Message
-from lab.natt.pfkey.numbers import Abi, Dialect, Ext, MessageType, SaType
+from lab.natt.pfkey.numbers import Abi, Dialect, Ext, MessageType, PfKeyError, SaType
 from lab.natt.pfkey.sockaddr import Sockaddr
 from lab.natt.setkey.statements import parse
 from lab.natt.wire import Encap
@@ -165,19 +165,30 @@ class KeyManager:
             self._act(new_mapping(spi, Endpoint.of(address.sockaddr.address, port.port), time.monotonic()))
 
     def _act(self, actions: list[Action]) -> None:
+        refused = []
         for action in actions:
             match action:
                 case Send(datagram):
                     self._send(datagram)
                 case InstallSa(child):
-                    self._install(child)
+                    try:
+                        self._install(child)
+                    except PfKeyError as error:
+                        self._tell(Event("install-refused", {"spi": child.inbound.spi, "reason": str(error)}))
+                        refused.append(child)
                 case UpdateSa(before, after):
                     self._update(before, after)
                 case DeleteSa(child):
                     self._delete(child)
                 case Event():
-                    self.events.append(action)
-                    self._hear_event(action)
+                    self._tell(action)
+        # After what else is to be sent: the other end must know of a child before it is deleted.
+        for child in refused:
+            self._act(self.machine.refuse(child, time.monotonic()))
+
+    def _tell(self, event: Event) -> None:
+        self.events.append(event)
+        self._hear_event(event)
 
     def _send(self, datagram: Datagram) -> None:
         self._sending.ask(
@@ -192,9 +203,13 @@ class KeyManager:
         held = self._policies.items()
         older = next((reqid for reqid, other in held if _carries_same(child, other)), None)
         reqid = older or next(self._reqids)
+        self._pfkey.ask(self._add_message(child.inbound, reqid))
+        try:
+            self._pfkey.ask(self._add_message(child.outbound, reqid))
+        except PfKeyError:
+            self._speak(_delete_statement(child.inbound))
+            raise
         self._reqid_of[child.inbound.spi] = reqid
-        for sa in (child.inbound, child.outbound):
-            self._pfkey.ask(self._add_message(sa, reqid))
         for statement in _policy_statements("spdupdate" if older else "spdadd", child, reqid):
             self._speak(statement)
         self._policies[reqid] = child
@@ -202,7 +217,9 @@ class KeyManager:
         self.seen.append(child)
 
     def _delete(self, child: ChildSa) -> None:
-        reqid = self._reqid_of.pop(child.inbound.spi, 0)
+        if child.inbound.spi not in self._reqid_of:
+            return
+        reqid = self._reqid_of.pop(child.inbound.spi)
         for sa in (child.inbound, child.outbound):
             self._speak(_delete_statement(sa))
         if reqid in self._policies and reqid not in self._reqid_of.values():

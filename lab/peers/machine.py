@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Callable
 from typing import Any
 
 from lab.ike.association import Selector
@@ -15,6 +16,7 @@ from lab.ike.ikev1.payloads import Identity as V1Identity
 from lab.ike.ikev1.peer import Ikev1Peer
 from lab.ike.ikev2 import config as v2
 from lab.ike.ikev2 import suites as v2_suites
+from lab.ike.ikev2.context import random_esp_spi
 from lab.ike.ikev2.numbers import Exchange, P
 from lab.ike.ikev2.payloads import Identity as V2Identity
 from lab.ike.ikev2.peer import Ikev2Peer
@@ -86,6 +88,7 @@ def _ikev2(end: Endpoint, connection: Connection) -> Ikev2Peer:
             **connection.ike,
         ),
         _deviations(end, connection),
+        new_esp_spi=_spi_source(end, connection),
     )
 
 
@@ -120,7 +123,15 @@ def _ikev1(end: Endpoint, connection: Connection) -> Ikev1Peer:
             **connection.ike,
         ),
         _deviations(end, connection),
+        new_esp_spi=_spi_source(end, connection),
     )
+
+
+def _spi_source(end: Endpoint, connection: Connection) -> Callable[[], int]:
+    """Makes inbound SPIs: the first as the connection says, the others at random."""
+    spis = connection.spis
+    first = [] if spis is None else [spis[0 if answers(end) else 1]]
+    return lambda: first.pop() if first else random_esp_spi()
 
 
 def _identity(end: Endpoint, connection: Connection) -> str:

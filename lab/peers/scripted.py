@@ -7,6 +7,7 @@ tells it by PF_KEY what to encapsulate.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -49,7 +50,7 @@ class ScriptedNatt(Natt):
             "certificate",
             "ike_fragmentation",
         }
-        | {"identity", "initial_contact", "unique", "pool"},
+        | {"identity", "initial_contact", "unique", "pool", "spis"},
         features=Natt.capabilities.features - {"several-children", "nat-oa", "udp-checksum"},
     )
 
@@ -183,20 +184,30 @@ class ScriptedNatt(Natt):
             self.manager.do(machine.initiate)
 
     def connect(self) -> None:
-        """Initiate, and wait until the SAs are installed here."""
+        """Initiate, and wait until the SAs are installed here. PeerError at once when this end gives up."""
         self.begin()
-        self.wait_connected()
+        self._wait(lambda: self._is_connected() or self._gave_up())
 
     def wait_connected(self) -> None:
         """Wait for the IKE SA, and for a child where one was asked for."""
+        self._wait(self._is_connected)
+
+    def _wait(self, condition: Callable[[], bool]) -> None:
         try:
-            wait_until(self._is_connected, "SAs", CONNECT_DEADLINE)
+            wait_until(condition, "SAs", CONNECT_DEADLINE)
         except DeadlineExceededError as error:
             raise PeerError(
                 f"natt on {self.endpoint.name} did not get its SAs in {CONNECT_DEADLINE:g} s; "
                 f"it told: {self.told()}"
             ) from error
         self._export_keys(self.manager)
+
+    def _gave_up(self) -> bool:
+        """PeerError if no IKE SA is left of what began."""
+        machine = self.machine
+        if machine.sas if isinstance(machine, Ikev2Peer) else machine.phase1s:
+            return False
+        raise PeerError(f"natt on {self.endpoint.name} gave up; it told: {self.told()}")
 
     def _is_connected(self) -> bool:
         if self.manager.failure is not None:

@@ -86,6 +86,8 @@ _CONFIGURATION = """charon-systemd {{
   keep_alive = {keepalive}
   port = {port}
   port_nat_t = {nat_t_port}
+  spi_min = {spis[0]:#x}
+  spi_max = {spis[1]:#x}
   i_dont_care_about_security_and_use_aggressive_mode_psk = yes
   plugins {{
     vici {{ socket = unix://{vici} }}
@@ -135,7 +137,7 @@ class StrongSwan(Peer):
             "certificate",
             "ike_fragmentation",
         }
-        | {"identity", "initial_contact", "unique", "pool"},
+        | {"identity", "initial_contact", "unique", "pool", "spis"},
         features=frozenset({"ike", "keepalive", "nat-detection", "several-children"}),
     )
 
@@ -200,6 +202,7 @@ class StrongSwan(Peer):
                 keepalive=f"{self.connection.keepalive:g}s",
                 port=self.connection.first_port or IKE_PORT,
                 nat_t_port=self.connection.nat_t_port,
+                spis=self._own_spis,
                 retransmit_tries=patience.tries - 1,
                 retransmit_timeout=patience.first,
                 retransmit_base=patience.factor,
@@ -219,6 +222,15 @@ class StrongSwan(Peer):
         with self._told("load the connection"):
             self._open_vici(vici_path)
             self._load()
+
+    @property
+    def _own_spis(self) -> tuple[int, int]:
+        """Lowest and highest SPI for what arrives: any, or the one that the connection names."""
+        spis = self.connection.spis
+        if spis is None:
+            return 0x1000, 0xCFFFFFFF
+        own = spis[0 if self.endpoint.name == "right" else 1]
+        return own, own
 
     def _open_vici(self, path: Path) -> None:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)

@@ -65,6 +65,10 @@ class Ikev1Peer(Exchanges):
         sent = self._send_delete(self.store.owner(gone) or self.store.current(), gone, now)
         return [*sent, *self.store.remove_children([gone])]
 
+    def refuse(self, child: ChildSa, now: float) -> list[Action]:
+        """See lab.ike.action.Machine."""
+        return self.delete_child(now, child)
+
     def delete_phase1(self, now: float) -> list[Action]:
         """Delete the newest phase 1 and every child, here and there."""
         sa = self.store.current()

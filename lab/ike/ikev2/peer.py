@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from ..action import Action, Send
+from ..association import ChildSa
 from ..chain import ZERO_SPI, Header, Message
 from ..deviation import IN, OUT, Deviation, Float
 from ..errors import ConfigurationError, MalformedError
@@ -149,6 +150,10 @@ class Ikev2Peer:
         sa, made = self._child(spi)
         sa.ask(DeleteTask((made.child.inbound.spi,)), now)
         return self._context.drain()
+
+    def refuse(self, child: ChildSa, now: float) -> list[Action]:
+        """See lab.ike.action.Machine."""
+        return self.delete_child(now, child.inbound.spi)
 
     def rekey_ike(self, now: float) -> list[Action]:
         """Rekey the IKE SA."""
