@@ -1,11 +1,14 @@
 """Clients behind one NAT that could be taken for each other: by identity, by SPI, by port 500."""
 
+from dataclasses import replace
+
 import pytest
 
 from lab.capture.expect import expect
 from lab.cell import Cell
 from lab.ike.ikev2.config import Retransmission
-from lab.peers.peer import IKEV1_MAIN, IKEV2, PeerError
+from lab.net.rules import nat_rules
+from lab.peers.peer import IKE_PORT, IKEV1_MAIN, IKEV2, NAT_T_PORT, PeerError
 from lab.peers.traffic import TrafficError
 from lab.scenario import scenario
 from lab.wait import wait_until
@@ -126,6 +129,32 @@ def a_second_on_500_fails_clearly(cell: Cell) -> None:
     cell.ping()
     cell.ping_back()
     assert cell.left.inbound_spis() == spis
+
+
+@scenario(
+    "B72", topologies=("two_clients",), versions=(IKEV2,), features=("ike",), pairs=SAME, retransmission=SOON
+)
+def fixed_source_ports_need_a_nat_that_remaps(cell: Cell) -> None:
+    cell.start("right", *cell.clients)
+    home = nat(cell).config
+    nat(cell).load(nat_rules(replace(home, passthrough=(IKE_PORT, NAT_T_PORT))))
+    cell.connect()
+    cell.ping()
+    with pytest.raises(PeerError):
+        cell.peer("left2").connect()
+    # 4500 of the NAT is its neighbour's as well as 500.
+    cell.restart("left2", start_on_nat_t=True)
+    last = cell.seen[-1]
+    with pytest.raises(PeerError):
+        cell.peer("left2").connect()
+    expect(cell.seen.on("lan2").after(last).marked_ike).at_least(2)
+    expect(cell.seen.on("wan").after(last).marked_ike).none()
+    nat(cell).load(nat_rules(home))
+    cell.restart("left2", start_on_nat_t=False)
+    cell.peer("left2").connect()
+    for name in cell.clients:
+        cell.ping(side=name)
+        cell.ping_back(side=name)
 
 
 @scenario(

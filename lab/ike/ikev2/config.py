@@ -74,6 +74,8 @@ class Config:
     fragment_size: int = 1280
     """Largest IP packet for a message before it is fragmented, in octets."""
     demand_cookie: bool = False
+    cookie_threshold: int = 0
+    """Demand cookies, too, while so many IKE SAs wait for IKE_AUTH (RFC 7296 section 2.6); 0 never does."""
     redirect_to: str = ""
     """Address of this end to which it redirects initiators that come to another one and can be redirected
     (RFC 5685); empty redirects none."""

@@ -14,6 +14,7 @@ from .context import Context
 from .numbers import FLAG_RESPONSE, VERSION, N, P
 from .payloads import Notify, parse_notifies
 from .redirect import redirect
+from .sastate import State
 
 
 class Doorman:
@@ -28,7 +29,7 @@ class Doorman:
     def turns_away(self, header: Header, octets: bytes, datagram: Datagram, now: float) -> bool:
         """Whether the request was answered with REDIRECT or COOKIE instead of an SA. MalformedError."""
         redirects = bool(self._gateway) and datagram.destination.address != self._gateway
-        demands = self._context.config.demand_cookie
+        demands = self._context.config.demand_cookie or self._is_crowded()
         if not redirects and not demands:
             return False
         message = Message.parse(octets)
@@ -40,6 +41,12 @@ class Doorman:
             self.answer(header, redirect(self._gateway, nonce), datagram, now)
             return True
         return demands and self._demands_cookie(header, nonce, told.get(N.COOKIE), datagram, now)
+
+    def _is_crowded(self) -> bool:
+        """Whether so many IKE SAs are half open that initiators must show where they are."""
+        threshold = self._context.config.cookie_threshold
+        waiting = sum(sa.state is State.AUTH and not sa.initiator for sa in self._context.sas.values())
+        return 0 < threshold <= waiting
 
     def _demands_cookie(
         self, header: Header, nonce: bytes, sent: bytes | None, datagram: Datagram, now: float

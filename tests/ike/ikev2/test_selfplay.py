@@ -187,6 +187,16 @@ def test_cookie_and_another_group(play: Any, cookie: bool) -> None:
     ]
 
 
+@pytest.mark.parametrize(("threshold", "is_demanded"), [(0, False), (1, True), (2, False)])
+def test_cookies_are_demanded_in_a_crowd(play: Any, threshold: int, is_demanded: bool) -> None:
+    lost = DropMessage(Match(exchange=Exchange.IKE_AUTH, nth=0))
+    wire = play(right={"cookie_threshold": threshold}, deviations=[lost]).connect()
+    assert not wire.right.told("cookie-demanded")
+    wire.do("left", "initiate")
+    assert bool(wire.right.told("cookie-demanded")) is is_demanded
+    assert wire.l.established is not None
+
+
 def test_a_group_that_was_not_offered_is_not_used(play: Any) -> None:
     suites = IkeSuite.of("aes128-sha256-modp2048"), IkeSuite.of("aes256-sha256-ecp256")
     wire = play(left={"suites": suites[:1]}, right={"suites": suites[1:]}).connect()
