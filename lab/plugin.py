@@ -25,7 +25,7 @@ from lab.peers.registry import PEERS
 from lab.report.clock import utc
 from lab.report.folder import ReportFolder
 from lab.report.gatherer import GATHERER, MISUSE, Gatherer
-from lab.report.judgement import agree, is_crash, judge
+from lab.report.judgement import agree, explain, is_crash, judge
 from lab.report.results import Result
 from lab.report.trial import Trial
 from lab.report.verdict import Verdict
@@ -322,7 +322,9 @@ def pytest_runtest_teardown(item: pytest.Item) -> None:
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Let what a phase of a cell came to speak for its verdict."""
+    """Let what a phase of a cell came to speak for its verdict, and the packets for why."""
+    if isinstance(item, CellItem) and item.running is not None and call.when == "call":
+        explain(call, item.running.recorder.seen)
     report = yield
     if isinstance(item, CellItem):
         verdict, reason = judge(call)

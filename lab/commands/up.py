@@ -143,9 +143,10 @@ def _tell(said: dict[str, Any]) -> int:
     for line in said.get("ways", ()):
         print(f"  {line}")
     if said.get("failure"):
-        print(f"lab {name} is up, and the peers did not get through: {said['failure']}")
-        for finding in said["findings"]:
-            print(f"  what the packets say: {finding}")
+        print(f"lab {name} is up, and the peers did not get through; what the packets say:")
+        for finding in said["findings"] or ["nothing looks wrong"]:
+            print(f"  {finding}")
+        print(f"what the peers say:\n  {said['failure']}")
         print(
             f"look with `nattlab capture --name {name}` and `nattlab ls`; end it with `nattlab down {name}`"
         )

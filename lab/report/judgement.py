@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 
 from lab import probe
+from lab.capture.account import looks_wrong
+from lab.capture.packets import Packets
+from lab.capture.tap import CaptureError
 from lab.nodes.broken import BrokenLabError
 from lab.nodes.crash import ProgramCrashError
 from lab.peers.peer import UnsupportedError
@@ -37,6 +40,19 @@ def judge(call: pytest.CallInfo[None]) -> tuple[Verdict, str]:
     crash = call.excinfo._getreprcrash()
     place = f" ({crash.path}:{crash.lineno})" if crash is not None else ""
     return verdict, f"{type(error).__name__}: {error}{place}"
+
+
+def explain(call: pytest.CallInfo[None], packets: Callable[[], Packets]) -> None:
+    """Add what looks wrong in the packets of a cell to the error of a phase that did not hold."""
+    if call.excinfo is None or not isinstance(call.excinfo.value, AssertionError):
+        return
+    error = call.excinfo.value
+    try:
+        found = looks_wrong(packets())
+    except CaptureError as lost:
+        found = [str(lost)]
+    for sentence in found:
+        error.add_note(f"what the packets say: {sentence}")
 
 
 def is_crash(call: pytest.CallInfo[None]) -> bool:

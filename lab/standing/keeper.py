@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from lab.capture.diagnosis import findings
+from lab.capture.account import looks_wrong
 from lab.cell import Cell, built, opened
 from lab.net import scratch, topology_file
 from lab.net.errors import NetworkError
@@ -102,7 +102,7 @@ def _connect(cell: Cell, request: Request) -> dict[str, Any]:
                 cell.ping()
     except AssertionError as error:
         seen = cell.seen
-        return {"failure": str(error), "ways": ways(seen), "findings": findings(seen)}
+        return {"failure": str(error), "ways": ways(seen), "findings": looks_wrong(seen)}
     return {"ways": ways(cell.seen), "connected": len(sides) == 2}
 
 

@@ -28,6 +28,12 @@ def passes(cell):
 @scenario("ENC-04", versions=("ikev2",), pairs=(("natt", "natt"),))
 def dies(cell):
     os.kill(os.getpid(), signal.SIGKILL)
+
+@scenario("ENC-06", topologies=("one_nat@marker_eater",), versions=("ikev2",), pairs=(("natt", "natt"),))
+def is_eaten(cell):
+    cell.start()
+    cell.left.begin()
+    cell.until(lambda seen: seen.on("wan").marked_ike, "IKE behind a marker on wan", 3)
 """
 FAILING = "ENC-01[natt-natt-one_nat-manual]"
 KEPT = "ENC-01.natt-natt-one_nat-manual"
@@ -100,6 +106,15 @@ def test_a_cell_whose_process_dies_has_failed(nattlab: Any, project: Path) -> No
     assert verdict == "failed"
     assert "the process of the cell was killed by SIGKILL" in reason
     assert nattlab("ls").stdout.startswith("no lab is up")
+
+
+def test_a_failure_says_what_the_packets_tell_of_it(nattlab: Any, project: Path) -> None:
+    done = run(nattlab, project, "--no-retry", "--cells=ENC-06", "-n0")
+    assert done.returncode == 1, done.stdout + done.stderr
+    reason = verdicts(project)["ENC-06"][1]
+    assert reason.startswith("waited 3 s for IKE behind a marker on wan; seen instead:")
+    assert "IKE on 4500 without marker: taken for ESP" in reason.split("what the packets say: ")[1]
+    assert "what the packets say: " in done.stdout
 
 
 def test_two_runs_keep_two_labs(nattlab: Any, project: Path) -> None:
