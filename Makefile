@@ -1,4 +1,4 @@
-.PHONY: help setup setup-engine interop interop-containers test lint fuzz bench bench-connect bench-tunnel clean
+.PHONY: help setup setup-engine interop interop-containers report-sample test lint fuzz bench bench-connect bench-tunnel clean
 
 INPUTS ?= 1000000
 
@@ -10,6 +10,7 @@ help:
 	@echo "make bench    set-up and churn costs of a lab on this machine"
 	@echo "make bench-connect  how soon natt has a tunnel to strongSwan"
 	@echo "make bench-tunnel  throughput of natt beside strongSwan's userland ESP, through one NAT"
+	@echo "make report-sample  a report with every verdict in it: reports/sample/latest/index.html"
 	@echo "make setup    only install what is missing"
 
 setup:
@@ -35,6 +36,12 @@ lint: setup
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 	.venv/bin/lint-imports
+
+# Once as it should be, so that the failures of the second time have something to be compared with.
+report-sample: setup
+	.venv/bin/python -m pytest samples --full-report --reports reports/sample -p no:terminal -n 6 --cells ENC-03
+	.venv/bin/python -m pytest samples --full-report --reports reports/sample -p no:terminal -n 6 --sabotage; \
+	  test $$? -eq 1
 
 fuzz: setup
 	.venv/bin/python -m tests.fuzz.fuzz_classify --inputs $(INPUTS)

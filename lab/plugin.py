@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import secrets
 import shlex
 import shutil
@@ -34,6 +35,7 @@ from lab.selection import Selection, SelectionError
 from lab.standing import on_failure
 from lab.standing.on_failure import OnFailure, Reports, in_child
 
+SUITE = topology_file.DIRECTORY.parent / "scenarios"
 _WORKER_KEY = "nattlab_report"
 _WORKER_SEED = "nattlab_seed"
 _folder_key = pytest.StashKey[ReportFolder]()
@@ -125,7 +127,7 @@ class CellItem(pytest.Function):
         super().__init__(**options)
         self.spec = spec
         self.seed: int = self.config.stash[_seed_key]
-        self.rerun = " ".join(["nattlab run", *_placed(self.config), shlex.quote(spec.name)])
+        self.rerun = _rerun(self)
         self.has_crashed = False
         """Whether the attempt that goes on found a crash."""
         self.running: Cell | None = None
@@ -189,6 +191,15 @@ def _placed(config: pytest.Config) -> list[str]:
     places = config.stash[_places_key]
     options = [] if places.default == NAMESPACE else [f"--nodes={places.default}"]
     return options + [f"--peer={shlex.quote(f'{name}={image}')}" for name, image in places.images.items()]
+
+
+def _rerun(item: CellItem) -> str:
+    """The command that runs the cell alone: `nattlab run` knows the suite, pytest every other file."""
+    words = [*_placed(item.config), shlex.quote(item.spec.name)]
+    if item.path.parent == SUITE:
+        return " ".join(["nattlab run", *words])
+    path = os.path.relpath(item.path, item.config.rootpath)
+    return " ".join(["pytest", shlex.quote(path), *words[:-1], "--cells", words[-1]])
 
 
 def pytest_pycollect_makeitem(

@@ -79,7 +79,7 @@ def test_a_cell_that_holds_passes_with_its_facts_in_junit(tmp_path: Path) -> Non
     assert run.releases["natt"].startswith("natt ")
     assert run.packages.keys() >= {"charon-systemd", "iptables", "scapy", "cryptography"}
     assert facts.attempts == (Attempt(Verdict.PASSED, "", facts.seconds),)
-    assert facts.rerun == f"nattlab run '{NATT_CELL}'"
+    assert facts.rerun == f"pytest test_one.py --cells '{NATT_CELL}'"
     assert (facts.title, facts.source) == (run.titles["ENC-01"], catalogue()["ENC-01"].source)
 
 
@@ -187,7 +187,7 @@ def test_what_is_drawn_by_chance_is_drawn_again_with_the_seed_of_the_report(tmp_
         options = ("-p", "no:xdist", "--no-retry", "--seed", seed)
         status, cases, output = run_cell(folder, expectation=DRAWS, options=options)
         assert status == 1, output
-        assert cases[NATT_CELL].rerun == f"nattlab run '{NATT_CELL}' --seed {seed}"
+        assert cases[NATT_CELL].rerun == f"pytest test_one.py --cells '{NATT_CELL}' --seed {seed}"
         assert Run.read(folder / "reports/latest").seed == int(seed)
         reasons.append(cases[NATT_CELL].reason.splitlines()[0])
     assert reasons[0] == reasons[1] != reasons[2]

@@ -44,7 +44,7 @@ def passage(packets: Sequence[Seen], entries: Sequence[Entry], ends: Mapping[str
         return Passage("")
     ike = [packet for packet in packets if packet.kind in (Kind.IKE, Kind.IKE_MARKED)]
     floated = any(p.kind is Kind.IKE for p in ike) and any(p.kind is Kind.IKE_MARKED for p in ike)
-    carried = [packet for packet in packets if packet.kind in _ESP]
+    carried = [packet for packet in packets if packet.kind in _ESP and not packet.hint]
     leaving = next((p for p in carried if _sender(p, ends) == "left"), None)
     arriving = next((p for p in carried if _receiver(p, ends) == "right"), None)
     ms = _first_decrypted(packets, carried, entries, ends)

@@ -26,6 +26,8 @@ class PlanNode:
     words: str
     inner: tuple[str, ...] = ()
     mappings: tuple[str, ...] = ()
+    label: str = ""
+    """in a word or two"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,7 @@ def plan(topology: Topology, words: Mapping[str, str], steps: Iterable[Step]) ->
     """The plan of `topology`; `words` say what each node is, `steps` show which mappings its NATs made."""
     columns = _columns(topology)
     mappings = observed_mappings(steps)
+    kinds = {node.name: nat_kind(node.nat) for node in topology.nodes if node.nat is not None}
     nodes = tuple(
         PlanNode(
             node.name,
@@ -65,6 +68,7 @@ def plan(topology: Topology, words: Mapping[str, str], steps: Iterable[Step]) ->
             words.get(node.name, ""),
             tuple(str(address.ip) for address in node.inner),
             tuple(mappings.get(node.name, ())) if node.kind is Kind.NAT else (),
+            label=kinds.get(node.name) or words.get(node.name) or node.kind.value,
         )
         for node in topology.nodes
     )
@@ -73,7 +77,6 @@ def plan(topology: Topology, words: Mapping[str, str], steps: Iterable[Step]) ->
         a, b = sorted(link.ends, key=lambda end: columns[end.node])
         texts = [", ".join(str(address.ip) for address in end.addresses) for end in (a, b)]
         links.append(PlanLink(link.name, a.node, texts[0], b.node, texts[1]))
-    kinds = {node.name: nat_kind(node.nat) for node in topology.nodes if node.nat is not None}
     sides: list[tuple[str, ...]] = [(), ()]
     if {"left", "right"} <= set(topology.peers):
         sides = [

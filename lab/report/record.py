@@ -8,6 +8,7 @@ from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
+from lab.capture.diagnosis import findings
 from lab.capture.packets import Decision, Packets
 from lab.journal import Entry
 from lab.net.topology import Topology
@@ -54,6 +55,8 @@ class Record:
     checks: tuple[Check, ...]
     steps: tuple[Step, ...]
     shape: tuple[str, ...]
+    findings: tuple[str, ...] = ()
+    """What looks wrong in the captures of a cell that did not pass."""
     place: str = ""
     """File and line of the scenario, relative to the project."""
 
@@ -86,6 +89,7 @@ class Record:
             checks=_checks(decisions),
             steps=tuple(map(sequence.rounded, sequence.shortened(every, STEPS[passed]))),
             shape=tuple(sequence.shape(every)),
+            findings=() if passed else tuple(findings(packets)),
             place=place,
         )
 
@@ -123,6 +127,7 @@ class Record:
                 "passage": Passage(**loaded["passage"]),
                 "checks": _built(Check, loaded["checks"]),
                 "steps": steps,
+                "findings": tuple(loaded.get("findings", ())),
                 "shape": tuple(loaded.get("shape") or sequence.shape(steps)),
             }
         )

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from ipaddress import ip_address
+from itertools import pairwise
 
 from lab.capture.ladder import Row, describe, rows
 from lab.capture.seen import Kind, Seen
@@ -22,6 +23,9 @@ _BULK = frozenset(Kind) - {Kind.IKE, Kind.IKE_MARKED, Kind.MALFORMED}
 """Kinds that come in numbers and look alike."""
 _NEIGHBOUR_DISCOVERY = range(130, 144)
 _HIGH_PORT = 1024
+_SOON_NS = 20_000_000
+_COMMON = 16
+"""Octets at one end of two payloads by which a changed packet is known again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +56,8 @@ class Step:
     hops: tuple[Hop, ...] = ()
     lost_at: str = ""
     mark: str = ""
-    """``unmet`` where an expectation failed by this packet, ``wrong`` where it is malformed or suspicious."""
+    """``unmet`` where an expectation failed by this packet, ``wrong`` where it is malformed, suspicious, or
+    has other octets behind a node than before it."""
     where: str = ""
     outcome: str = ""
     detail: str = ""
@@ -87,7 +92,7 @@ def steps(
     start = min(moments)
     links = [link for link in ends if any(packet.link == link for packet in shown)]
     found: list[tuple[int, Step, Kind | None]] = []
-    for row in rows(shown, links):
+    for row in _joined(rows(shown, links), graph, ends):
         first = next(iter(row.values()))
         found.append((first.time_ns, _packet(row, start, graph, ends, unmet), first.kind))
     for entry in noted:
@@ -172,17 +177,62 @@ def _packet(row: Row, start: int, graph: Graph, ends: Mapping[str, Ends], unmet:
     every = list(row.values())
     first, last = every[0], every[-1]
     hops = tuple(_hop(packet, ends[packet.link]) for packet in every)
-    wrong = any(packet.why or packet.hint for packet in every)
+    changed = next((b for a, b in pairwise(every) if a.payload != b.payload), None)
+    wrong = changed is not None or any(packet.why or packet.hint for packet in every)
+    # The last copy is the one nearest to the receiver: its view of NAT detection counts.
+    text = describe(last)
+    detail = next((packet.why or packet.hint for packet in every if packet.why or packet.hint), "")
+    text = text.removesuffix(f"; {detail}")
+    if changed is not None:
+        text = f"{describe(first)} ⇒ {text}"
+        detail = (
+            f"changed on its way by {_hop(changed, ends[changed.link]).sender}: {detail or 'other octets'}"
+        )
     mark = "unmet" if any(packet.number in unmet for packet in every) else "wrong" if wrong else ""
     return Step(
         ms=(first.time_ns - start) / 1e6,
         what=PACKET,
-        # The last copy is the one nearest to the receiver: its view of NAT detection counts.
-        text=describe(last),
+        text=text,
         number=first.number,
         hops=hops,
         lost_at=_lost_at(last, hops[-1], graph),
         mark=mark,
+        detail=detail,
+    )
+
+
+def _joined(found: Sequence[Row], graph: Graph, ends: Mapping[str, Ends]) -> list[Row]:
+    """Rows, with a packet that ends at a node and one that leaves it soon after as one, if much is the same.
+
+    A middlebox that changes octets makes two packets of one for whoever looks at payloads.
+    """
+    result: list[Row] = []
+    waiting: list[Row] = []
+    for row in found:
+        first, last = next(iter(row.values())), next(reversed(row.values()))
+        sender = _hop(first, ends[first.link]).sender
+        before = next((w for w in waiting if _is_same(w, first, sender, ends)), None)
+        if before is not None:
+            before.update(row)
+            waiting.remove(before)
+        else:
+            result.append(row)
+        if _lost_at(last, _hop(last, ends[last.link]), graph):
+            waiting = [w for w in waiting if last.time_ns - next(iter(w.values())).time_ns < _SOON_NS]
+            waiting.append(before if before is not None else row)
+    return result
+
+
+def _is_same(row: Row, packet: Seen, sender: str, ends: Mapping[str, Ends]) -> bool:
+    before = next(reversed(row.values()))
+    if packet.link in row or _hop(before, ends[before.link]).receiver != sender:
+        return False
+    soon = packet.time_ns - before.time_ns < _SOON_NS and before.proto == packet.proto
+    short, long = sorted((before.payload, packet.payload), key=len)
+    return (
+        soon
+        and len(short) >= _COMMON
+        and (long.endswith(short[-_COMMON:]) or long.startswith(short[:_COMMON]))
     )
 
 

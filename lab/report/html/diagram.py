@@ -5,14 +5,18 @@ All lengths are user units of SVG, which a browser takes for pixels.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 
-from lab.report.plan import Plan
+from lab.report.plan import Plan, PlanLink, endpoint
 from lab.report.sequence import EVENT, FOLD, PACKET, Step
 
-TIME, GAP, WIDEST, NARROWEST = 78, 24, 320, 190
-HEADER, PACKET_HEIGHT, NOTE_HEIGHT = 44, 38, 26
+TIME, WIDEST, NARROWEST = 96, 320, 190
+HEADER, PACKET_HEIGHT, DETAIL_HEIGHT, NOTE_HEIGHT = 44, 38, 15, 26
+LETTER = 6.7
+"""About the width of a letter."""
+LONGEST = 110
+"""Letters of a note."""
 ROOM = 760
 """What all lifelines together should take."""
 
@@ -71,12 +75,19 @@ class Line:
     y: float
     height: float
     step: Step
-    time: str
     style: str
+    text: str
+    x: float
+    """Middle of the text."""
     arrows: tuple[Arrow, ...] = ()
     lost_x: float = 0.0
-    text_x: float = 0.0
     diverges: bool = False
+
+    @property
+    def reach(self) -> float:
+        """Half the width of what is said."""
+        longest = max(len(self.text), len(self.step.detail) if self.arrows else 0)
+        return longest * LETTER / 2 + 9
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,30 +117,43 @@ def diagram(plan: Plan, steps: Sequence[Step], diverging: int | None = None) -> 
     nodes = _taking_part(plan, steps)
     distance = min(WIDEST, max(NARROWEST, ROOM / max(1, len(nodes) - 1)))
     at = {node: TIME + 60 + number * distance for number, node in enumerate(nodes)}
-    words = {node.name: node.words for node in plan.nodes}
-    kinds = {node.name: node.kind for node in plan.nodes}
-    middle = (at[nodes[0]] + at[nodes[-1]]) / 2 if nodes else TIME
+    known = {address for link in plan.links for address in _addresses(link)}
     lines: list[Line] = []
     y = float(HEADER)
     for number, step in enumerate(steps):
-        height = PACKET_HEIGHT if step.what == PACKET else NOTE_HEIGHT
-        arrows = _arrows(step, at)
-        if step.what == PACKET and arrows:
-            ends = [x for arrow in arrows for x in (arrow.x1, arrow.x2)]
-            x = (min(ends) + max(ends)) / 2
-        else:
-            x = at.get(step.where, middle)
-        lost = at.get(step.lost_at, 0.0) if step.lost_at else 0.0
-        lines.append(
-            Line(y, height, step, f"{step.ms:.1f}", style(step), arrows, lost, x, number == diverging)
-        )
-        y += height
-    lifelines = tuple(
-        Lifeline(x, node, words[node] if kinds[node] == "peer" else kinds[node]) for node, x in at.items()
-    )
+        line = _line(y, step, at, known, number == diverging)
+        lines.append(line)
+        y += line.height
+    labels = {node.name: node.label for node in plan.nodes}
     found = {line.style for line in lines if line.step.what == PACKET}
-    width = (max(at.values()) if at else TIME) + 90
-    return Diagram(width, y + 14, lifelines, tuple(lines), tuple(name for name in STYLES if name in found))
+    return Diagram(
+        max([max(at.values(), default=TIME) + 80, *(line.x + line.reach + 4 for line in lines)]),
+        y + 14,
+        tuple(Lifeline(x, node, labels[node]) for node, x in at.items()),
+        tuple(lines),
+        tuple(name for name in STYLES if name in found),
+    )
+
+
+def _line(y: float, step: Step, at: dict[str, float], known: Collection[str], diverges: bool) -> Line:
+    arrows = _arrows(step, at, known)
+    height = NOTE_HEIGHT
+    if arrows:
+        height = PACKET_HEIGHT + (DETAIL_HEIGHT if step.detail else 0)
+    ends = [x for arrow in arrows for x in (arrow.x1, arrow.x2)] or list(at.values()) or [float(TIME)]
+    x = at.get(step.where, (min(ends) + max(ends)) / 2)
+    lost = at.get(step.lost_at, 0.0) if step.lost_at else 0.0
+    line = Line(y, height, step, style(step), _said(step), x, arrows, lost, diverges)
+    return replace(line, x=max(x, TIME + line.reach))
+
+
+def _said(step: Step) -> str:
+    if step.what != EVENT:
+        return step.text
+    text = (f"{step.where}: " if step.where == "lab" else "") + step.text
+    if step.outcome == "failed":
+        text += f" failed: {step.detail}"
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
 
 
 def style(step: Step) -> str:
@@ -159,13 +183,24 @@ def _taking_part(plan: Plan, steps: Sequence[Step]) -> list[str]:
     return [node.name for node in order if node.name in named]
 
 
-def _arrows(step: Step, at: dict[str, float]) -> tuple[Arrow, ...]:
+def _arrows(step: Step, at: dict[str, float], known: Collection[str]) -> tuple[Arrow, ...]:
     found = []
     before = None
     for hop in step.hops:
-        near_new = before is not None and before.sport != hop.sport
-        far_new = before is not None and before.dport != hop.dport
-        near, far = ("" if port is None else str(port) for port in (hop.sport, hop.dport))
+        near, far = _end(hop.src, hop.sport, known), _end(hop.dst, hop.dport, known)
+        near_new = ":" in near or (before is not None and before.sport != hop.sport)
+        far_new = ":" in far or (before is not None and before.dport != hop.dport)
         found.append(Arrow(at[hop.sender], at[hop.receiver], near, far, near_new, far_new))
         before = hop
     return tuple(found)
+
+
+def _end(address: str, port: int | None, known: Collection[str]) -> str:
+    """The port, with the address where that is none that the network was built with."""
+    if port is None or address in known:
+        return "" if port is None else str(port)
+    return endpoint(address, port)
+
+
+def _addresses(link: PlanLink) -> list[str]:
+    return [*link.left_address.split(", "), *link.right_address.split(", ")]

@@ -12,6 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from lab.report import matrix
+from lab.report.clock import utc
 from lab.report.folder import ReportFolder
 from lab.report.html import front
 from lab.report.html.diagram import STYLES
@@ -25,6 +26,7 @@ STYLESHEET = "report.css"
 PASSED = "passed"
 """Folder beside those of the runs: the record of each cell as it passed last."""
 _RFC = re.compile(r"RFC (\d{3,5})(?:(?: section |, section | §)([0-9]+(?:\.[0-9]+)*))?")
+_CONTROLS = {code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n"} | {127: 0x2421}
 VERDICTS = {
     Verdict.PASSED: "every expectation was met",
     Verdict.FAILED: "an expectation was not met, or a program crashed",
@@ -47,23 +49,41 @@ def write_html(report: Path, run: Run, root: Path) -> Path:
     environment = _environment()
     template = environment.get_template("cell.html")
     records: dict[str, Record] = {}
+    notes: dict[str, list[str]] = {}
     for result in run.results:
         record = record_of(report, result)
         if record is not None:
             records[result.cell] = record
         before = _last_pass(passes, result) if result.verdict is not Verdict.PASSED else None
         page = cell_page(report, root, result, record, before)
-        _write_cell(report, template.render(page=page, run=run, styles=STYLES), result)
+        if result.verdict.is_loud:
+            notes[result.cell] = _notes(page)
+        _write_cell(report, _clean(template.render(page=page, run=run, styles=STYLES)), result)
     for result in run.results:
         if result.verdict is Verdict.PASSED and result.cell in records:
             _keep_pass(report, passes, result)
     (report / STYLESHEET).write_bytes((files("lab.report.html") / "assets" / STYLESHEET).read_bytes())
     path = report / INDEX
-    path.write_text(_front(environment, report, run, records))
+    path.write_text(_clean(_front(environment, report, run, records, notes)))
     return path
 
 
-def _front(environment: Environment, report: Path, run: Run, records: dict[str, Record]) -> str:
+def _notes(page: CellPage) -> list[str]:
+    """What the front page says of a cell besides its reason."""
+    found = list(page.record.findings[:2]) if page.record is not None else []
+    if page.differs is not None and page.baseline is not None:
+        now, then = page.differs.now[0], page.differs.then[0]
+        found.append(f"First difference to {page.baseline.name}: now {now}; then {then}")
+    return found
+
+
+def _front(
+    environment: Environment,
+    report: Path,
+    run: Run,
+    records: dict[str, Record],
+    notes: dict[str, list[str]],
+) -> str:
     results = run.results
     by_scenario: dict[str, list[Result]] = {}
     for result in results:
@@ -71,6 +91,7 @@ def _front(environment: Environment, report: Path, run: Run, records: dict[str, 
     return environment.get_template("index.html").render(
         run=run,
         records=records,
+        notes=notes,
         loud=sorted(
             (result for result in results if result.verdict.is_loud),
             key=lambda result: (front.GRAVITY.index(result.verdict), result.cell),
@@ -106,10 +127,16 @@ def _environment() -> Environment:
         slug=_slug,
         rfc=_with_rfc_links,
         first_line=_first_line,
+        gist=_gist,
         duration=_duration,
         octets=_octets,
     )
     return environment
+
+
+def _clean(text: str) -> str:
+    """`text` with pictures in place of control characters, which HTML does not allow."""
+    return text.translate(_CONTROLS)
 
 
 def _href(cell: str) -> str:
@@ -135,6 +162,14 @@ def _first_line(text: str) -> str:
     return next(iter(text.splitlines()), "")
 
 
+def _gist(reason: str) -> str:
+    """The sentences of a reason without ladders and listings."""
+    lines = reason.splitlines()
+    told = [line for line in lines[:3] if line.startswith(("expected:", "saw:", "note:"))]
+    gist = " – ".join(" ".join(line.split()) for line in told) or _first_line(reason)
+    return gist.partition("; its log ends: ")[0]
+
+
 def _duration(seconds: float) -> str:
     if seconds < 120:
         return f"{seconds:.1f} s"
@@ -157,7 +192,8 @@ def _last_pass(passes: Path, result: Result) -> Baseline | None:
     record = Record.read(path)
     if record is None:
         return None
-    return Baseline(record, "the last run that passed")
+    when = utc(record.begin_ns / 1e9).partition(".")[0].replace("T", " ")
+    return Baseline(record, f"the last run that passed, {when} UTC")
 
 
 def _keep_pass(report: Path, passes: Path, result: Result) -> None:

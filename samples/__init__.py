@@ -1,0 +1,1 @@
+"""Cells that come to every verdict there is, for a report to look at: `make report-sample`."""
