@@ -21,6 +21,7 @@ from scenarios.injection import inject
 from scenarios.mapping import nat, outside
 from scenarios.phase1 import nat_t_in, newest_phase1
 from scenarios.reckoning import kernel_counter
+from scenarios.recovery import asks_and_hears
 
 SAME = (("natt", "natt"), ("strongswan", "strongswan"))
 OWN_PORT = 5500
@@ -309,3 +310,20 @@ def the_float_brings_another_port(cell: Cell) -> None:
     address, port = outside(cell)
     assert port == sent.to_port(4500).first.sport
     expect(cell.seen.on("wan").sent_by(right).from_port(4500)).each_field(dst=address, dport=port)
+
+
+@scenario("B75", topologies=("one_nat@checksum_breaker",), versions=(IKEV2,), features=("ike",), pairs=SAME)
+def a_damaged_zero_checksum_leaves_ike_alive(cell: Cell) -> None:
+    cell.start("right")
+    cell.start("left", **({} if cell.spec.left == "natt" else {"liveness": 1}))
+    cell.connect()
+    if SENDS_ZERO[cell.spec.left]:
+        with pytest.raises(TrafficError):
+            cell.ping(deadline=1)
+    else:
+        cell.ping()
+    asks_and_hears(cell)
+    expect(cell.seen.on("wan").ike).each_field(udp_checksum_state="right")
+    wrong = "wrong" if SENDS_ZERO[cell.spec.left] else "right"
+    expect(cell.seen.on("wan").esp_in_udp).each_field(udp_checksum_state=wrong)
+    assert cell.left.has_ike

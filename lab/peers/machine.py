@@ -73,7 +73,7 @@ def _ikev2(end: Endpoint, connection: Connection) -> Ikev2Peer:
             secret=connection.secret.encode(),
             child=child if connection.child else None,
             natt_port=connection.nat_t_port,
-            remote_natt_port=connection.nat_t_port,
+            remote_natt_port=connection.remote_nat_t_port or connection.nat_t_port,
             nat_detection=connection.encapsulation != OFF,
             force_encapsulation=connection.encapsulation == FORCE,
             mobike=connection.mobike,
@@ -140,7 +140,7 @@ def _identity(end: Endpoint, connection: Connection) -> str:
 
 def _deviations(end: Endpoint, connection: Connection) -> tuple[Deviation, ...]:
     first = list[Deviation]()
-    if connection.start_on_nat_t:
+    if connection.start_on_nat_t or connection.remote_nat_t_port:
         first.append(Ports(start_on_natt_port=True))
     if connection.certificate:
         # It proves itself by the secret, and shows a certificate besides.

@@ -114,6 +114,9 @@ class Connection:
     first_port: int = 0
     """The initiator begins at this port of its own, to the other end's `nat_t_port` and with the marker; only
     its own port floats. 0: it begins as the rules say."""
+    remote_nat_t_port: int = 0
+    """The initiator begins as with `start_on_nat_t`, to this port, which a NAT forwards to the other end's
+    `nat_t_port`; 0: there is no other port."""
     replay_window: int = 64
     """Packets."""
     esp_frag: int = 65535
@@ -164,6 +167,7 @@ class Connection:
         for name, value, least, most in (
             ("nat_t_port", self.nat_t_port, 1, 65535),
             ("first_port", self.first_port, 0, 65535),
+            ("remote_nat_t_port", self.remote_nat_t_port, 0, 65535),
             ("replay_window", self.replay_window, 0, 1 << 20),
             ("esp_frag", self.esp_frag, 68, 65535),
             ("tfc", self.tfc, 0, 65535),
@@ -229,12 +233,22 @@ OPTIONS = (
     "certificate",
     "ike_fragmentation",
     "first_port",
+    "remote_nat_t_port",
     "nat_t",
     "deviations",
     "ike",
 )
 """Fields of Connection that a peer must declare (Capabilities.options) to be given other than the default."""
-SCRIPT = ("nat_t", "deviations", "ike", "identity", "initial_contact", "unique", "first_port")
+SCRIPT = (
+    "nat_t",
+    "deviations",
+    "ike",
+    "identity",
+    "initial_contact",
+    "unique",
+    "first_port",
+    "remote_nat_t_port",
+)
 """Those OPTIONS that concern one end alone."""
 _DEFAULTS = {
     item.name: {} if item.default is MISSING else item.default

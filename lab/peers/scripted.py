@@ -49,6 +49,7 @@ class ScriptedNatt(Natt):
             "pf_key",
             "certificate",
             "ike_fragmentation",
+            "remote_nat_t_port",
         }
         | {"identity", "initial_contact", "unique", "pool", "spis"},
         features=Natt.capabilities.features - {"several-children", "nat-oa", "udp-checksum"},
@@ -67,7 +68,7 @@ class ScriptedNatt(Natt):
         """What any natt peer declares, less what IKE has no numbers for."""
         super().check(connection)
         if connection.version != IKEV2:
-            for name in ("child_lifetime", "unique", "pool"):
+            for name in ("child_lifetime", "unique", "pool", "remote_nat_t_port"):
                 if getattr(connection, name) != getattr(Connection(connection.version), name):
                     raise UnsupportedError(cls.name, f"{name} with IKEv1")
         patience = connection.retransmission

@@ -136,6 +136,7 @@ class StrongSwan(Peer):
             "first_port",
             "certificate",
             "ike_fragmentation",
+            "remote_nat_t_port",
         }
         | {"identity", "initial_contact", "unique", "pool", "spis"},
         features=frozenset({"ike", "keepalive", "nat-detection", "several-children"}),
@@ -261,6 +262,8 @@ class StrongSwan(Peer):
         local = remote = connection.nat_t_port if is_early else IKE_PORT
         if connection.first_port:
             local, remote = connection.first_port, connection.nat_t_port
+        if connection.remote_nat_t_port:
+            local, remote = connection.nat_t_port, connection.remote_nat_t_port
         self._session.load_conn(
             {
                 "lab": {
