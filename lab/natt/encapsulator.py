@@ -10,7 +10,7 @@ from typing import Any
 from .association import Direction, Endpoint, SecurityAssociation
 from .counters import Counters
 from .datagrams import Received
-from .input import Decapsulated, Dropped, InputPath, Keepalive, Mapping, Result
+from .input import Arrival, Decapsulated, Dropped, InputPath, Keepalive, Mapping, Result
 from .keepalive import KeepaliveTimer
 from .keymanager import KeyManager
 from .outersocket import path_mtu
@@ -191,7 +191,8 @@ class Encapsulator:
         for received in sock.receive():
             _, source, destination, tos, _ = received
             payloads = received.datagrams()
-            results = self._input.run(payloads, source, destination, sock.encap, sock.profile, now, tos)
+            arrival = Arrival(source, destination, sock.encap, sock.profile, tos)
+            results = self._input.run(payloads, arrival, now)
             for result in results:
                 self._deliver(result, received, sock, inner, now)
         self._write(inner)
@@ -201,8 +202,8 @@ class Encapsulator:
         inner: list[bytes] = []
         for received in sock.receive():
             payload, source, destination, tos, _ = received
-            profile = self._profile(destination[0])
-            result = self._input.esp(payload, source, destination, Encap.NONE, profile, now, tos)
+            arrival = Arrival(source, destination, Encap.NONE, self._profile(destination[0]), tos)
+            result = self._input.esp(payload, arrival, now)
             self._deliver(result, received, None, inner, now)
         self._write(inner)
 

@@ -20,6 +20,18 @@ from .wire import ESP_HEADER_LENGTH, Encap, Kind, Profile, classify
 _SEQUENCE = struct.Struct(">I")
 
 
+class Arrival(NamedTuple):
+    """How datagrams of one flow came, and to what socket; ports are 0 when ESP came bare."""
+
+    source: Endpoint
+    destination: Endpoint
+    encap: Encap
+    """The socket's flag; NONE for a raw one."""
+    profile: Profile
+    tos: int = 0
+    """The outer TOS octet or traffic class, for congestion marks."""
+
+
 class Mapping(NamedTuple):
     """An authenticated packet came from elsewhere: what PF_KEY calls NEW_MAPPING."""
 
@@ -80,32 +92,21 @@ class InputPath:
     def datagram(
         self,
         payload: bytes,
-        source: Endpoint,
-        destination: Endpoint,
-        encap: Encap,
-        profile: Profile,
+        arrival: Arrival,
         now: float,
-        tos: int = 0,
     ) -> Result:
-        """Take one UDP payload that arrived at `destination` on a socket with flag `encap`.
-
-        `tos` is the outer TOS octet or traffic class, for congestion marks.
-        """
-        return self.run((payload,), source, destination, encap, profile, now, tos)[0]
+        """Take one UDP payload."""
+        return self.run((payload,), arrival, now)[0]
 
     def run(
         self,
         payloads: Sequence[bytes],
-        source: Endpoint,
-        destination: Endpoint,
-        encap: Encap,
-        profile: Profile,
+        arrival: Arrival,
         now: float,
-        tos: int = 0,
     ) -> list[Result]:
         """Take UDP payloads of one flow, one behind the other; results are in their order.
 
-        Arguments are those of `datagram`. Packets accepted on end share a result.
+        Packets accepted on end share a result.
         """
         results: list[Result] = []
         packets: list[bytes] = []
@@ -115,51 +116,44 @@ class InputPath:
             if payload[:4] == known and len(payload) > 16:
                 packets.append(payload)
                 continue
-            kind, offset = classify(payload, encap, profile)
+            kind, offset = classify(payload, arrival.encap, arrival.profile)
             if kind is Kind.ESP:
                 packets.append(payload[offset:] if offset else payload)
                 known = b"" if offset else payload[:4]
                 continue
             if packets:
-                results += self.esp_run(packets, source, destination, encap, profile, now, tos)
+                results += self.esp_run(packets, arrival, now)
                 packets = []
             if kind is Kind.USER:
                 self._counters.add("NattInToSocket")
-                results.append(ToSocket(payload, source))
+                results.append(ToSocket(payload, arrival.source))
             elif kind is Kind.KEEPALIVE:
                 self._counters.add("NattInKeepalives")
-                results.append(Keepalive(source))
+                results.append(Keepalive(arrival.source))
             else:
                 results.append(self._drop("NattInGarbage"))
         if packets:
-            results += self.esp_run(packets, source, destination, encap, profile, now, tos)
+            results += self.esp_run(packets, arrival, now)
         return results
 
     def esp(
         self,
         packet: bytes,
-        source: Endpoint,
-        destination: Endpoint,
-        encap: Encap,
-        profile: Profile,
+        arrival: Arrival,
         now: float,
-        tos: int = 0,
     ) -> Decapsulated | Dropped:
-        """Take one ESP packet, beginning with its SPI; `encap` is how it came (ports 0 when bare)."""
-        return self.esp_run((packet,), source, destination, encap, profile, now, tos)[0]
+        """Take one ESP packet, beginning with its SPI."""
+        return self.esp_run((packet,), arrival, now)[0]
 
     def esp_run(
         self,
         packets: Sequence[bytes],
-        source: Endpoint,
-        destination: Endpoint,
-        encap: Encap,
-        profile: Profile,
+        arrival: Arrival,
         now: float,
-        tos: int = 0,
     ) -> list[Decapsulated | Dropped]:
         """Take ESP packets of one flow, one behind the other, as `esp` takes one."""
         results: list[Decapsulated | Dropped] = []
+        source, destination, encap, profile, _ = arrival
         start, count = 0, len(packets)
         while start < count:
             packet = packets[start]
@@ -186,19 +180,18 @@ class InputPath:
             if sa is None or counter:
                 results += [self._drop(counter, spi, *_SEQUENCE.unpack_from(packet, 4)) for packet in same]
             else:
-                results += self._open(sa, same, source, encap, now, tos)
+                results += self._open(sa, same, arrival, now)
         return results
 
     def _open(
         self,
         sa: SecurityAssociation,
         packets: Sequence[bytes],
-        source: Endpoint,
-        encap: Encap,
+        arrival: Arrival,
         now: float,
-        tos: int,
     ) -> list[Decapsulated | Dropped]:
         """Authenticate and unwrap packets of one usable SA."""
+        source, _, encap, _, tos = arrival
         results: list[Decapsulated | Dropped] = []
         accepted: Decapsulated | None = None
         check, commit, open_ = sa.window.check, sa.window.commit, sa.esp.open

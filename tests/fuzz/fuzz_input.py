@@ -18,7 +18,7 @@ from operator import attrgetter
 
 from lab.natt.association import Endpoint, SecurityAssociation, State
 from lab.natt.counters import Counters
-from lab.natt.input import Decapsulated, Dropped, InputPath, Keepalive, Result, ToSocket
+from lab.natt.input import Arrival, Decapsulated, Dropped, InputPath, Keepalive, Result, ToSocket
 from lab.natt.sadb import Sadb
 from lab.natt.wire import Encap, Kind, Profile
 
@@ -115,18 +115,15 @@ class World:
         here = rng.choice((HERE,) * 19 + (BEHIND,))[self.family]
         destination = here, 0 if bare else rng.choice((4500,) * 19 + (500,))
         tos = rng.choice((0, 0, 2, 3, 0xB8))
+        arrival = Arrival(source, destination, encap, self.profile, tos)
         before = self.counters.snapshot()
         try:
             if bare:
-                results: list[Result] = [
-                    *self.path.esp_run(payloads, source, destination, encap, self.profile, self.now, tos)
-                ]
+                results: list[Result] = [*self.path.esp_run(payloads, arrival, self.now)]
             elif count == 1:
-                results = [
-                    self.path.datagram(payloads[0], source, destination, encap, self.profile, self.now, tos)
-                ]
+                results = [self.path.datagram(payloads[0], arrival, self.now)]
             else:
-                results = self.path.run(payloads, source, destination, encap, self.profile, self.now, tos)
+                results = self.path.run(payloads, arrival, self.now)
             wanted = [
                 self.wanted_esp(payload, source, destination, encap, tos)
                 if bare

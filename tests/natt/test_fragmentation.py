@@ -14,7 +14,7 @@ from lab.natt.association import Direction, DontFragment, Mode, OuterHeader, Sec
 from lab.natt.checksum import internet_checksum
 from lab.natt.counters import Counters
 from lab.natt.fragmentation import fragment_ipv4
-from lab.natt.input import Decapsulated, InputPath
+from lab.natt.input import Arrival, Decapsulated, InputPath
 from lab.natt.ip import IpError, build_ip, parse_ip
 from lab.natt.output import Outgoing, OutputError, OutputPath
 from lab.natt.pathmtu import LIFETIME, PathMtus, RateLimit, too_big
@@ -172,7 +172,7 @@ def received(receiver: SecurityAssociation, outgoing: Outgoing) -> list[bytes]:
     sadb = Sadb()
     sadb.add(receiver, 0.0)
     (result,) = InputPath(sadb, Counters()).run(
-        outgoing.payloads, ("10.0.0.2", 4500), HERE, Encap.ESPINUDP, Profile.LINUX, 0.0
+        outgoing.payloads, Arrival(("10.0.0.2", 4500), HERE, Encap.ESPINUDP, Profile.LINUX), 0.0
     )
     assert isinstance(result, Decapsulated)
     return result.packets

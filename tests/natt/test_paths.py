@@ -20,7 +20,7 @@ from lab.natt.association import (
 )
 from lab.natt.checksum import TCP, UDP, NatOaPolicy, internet_checksum, transport_checksum
 from lab.natt.counters import Counters
-from lab.natt.input import Decapsulated, Dropped, InputPath, Keepalive, Mapping, Result, ToSocket
+from lab.natt.input import Arrival, Decapsulated, Dropped, InputPath, Keepalive, Mapping, Result, ToSocket
 from lab.natt.ip import build_ip, build_ipv4, parse_ip, strip_udp
 from lab.natt.output import OutputError, OutputPath, encapsulate, make_dummy
 from lab.natt.sadb import Sadb
@@ -72,7 +72,7 @@ class Receiver:
         now: float = 0.0,
         tos: int = 0,
     ) -> Result:
-        return self.path.datagram(payload, source, HERE, encap, self.profile, now, tos)
+        return self.path.datagram(payload, Arrival(source, HERE, encap, self.profile, tos), now)
 
     def moved(self) -> dict[str, int]:
         return {name: count for name, count in self.counters.snapshot().items() if count}
@@ -107,7 +107,7 @@ def test_layouts(encap: Encap) -> None:
     there = Receiver(receiver)
     if encap is Encap.NONE:
         result: Result = there.path.esp(
-            outgoing.payload, (NAT[0], 0), (HERE[0], 0), encap, Profile.LINUX, 0.0
+            outgoing.payload, Arrival((NAT[0], 0), (HERE[0], 0), encap, Profile.LINUX), 0.0
         )
     else:
         result = there.take(outgoing.payload, encap=encap)
@@ -183,7 +183,7 @@ def test_decapsulate_undoes_encapsulate(
     outgoing = encapsulate(sender, packet, parse_ip(packet), 0.0)
     assert parse_ip(outgoing.packet()).total_length == len(outgoing.packet())
     take = there.path.esp if encap is Encap.NONE else there.path.datagram
-    result = take(outgoing.payload, peer, here, encap, Profile.LINUX, 0.0)
+    result = take(outgoing.payload, Arrival(peer, here, encap, Profile.LINUX), 0.0)
     assert result == Decapsulated([packet], receiver, [1], None)
 
 
@@ -215,7 +215,7 @@ def test_every_input_drop_has_its_counter() -> None:
     )
     assert isinstance(there.take(fresh), Decapsulated)
     assert (
-        counter_of(there.path.esp(b"\x11\x22\x33", NAT, HERE, Encap.NONE, Profile.LINUX, 0.0))
+        counter_of(there.path.esp(b"\x11\x22\x33", Arrival(NAT, HERE, Encap.NONE, Profile.LINUX), 0.0))
         == "XfrmInHdrError"
     )
     receiver.state = State.LARVAL
@@ -241,7 +241,7 @@ def test_garbage_of_the_strict_profile() -> None:
 def test_rfc_profile_takes_bare_and_encapsulated_esp() -> None:
     sender, receiver = pair()
     there = Receiver(receiver, profile=Profile.RFC3948)
-    bare = there.path.esp(send(sender), (NAT[0], 0), (HERE[0], 0), Encap.NONE, Profile.RFC3948, 0.0)
+    bare = there.path.esp(send(sender), Arrival((NAT[0], 0), (HERE[0], 0), Encap.NONE, Profile.RFC3948), 0.0)
     assert bare == Decapsulated([INNER], receiver, [1], None)
     sender, receiver = pair(encap=Encap.NONE)
     there = Receiver(receiver, profile=Profile.RFC3948)
@@ -432,7 +432,7 @@ def test_transport_mode_udp_of_both_ends_translated() -> None:
     )
     there = Receiver(receiver)
     result = there.path.datagram(
-        send(sender, packet), NAT, (inside, 4500), Encap.ESPINUDP, Profile.LINUX, 0.0
+        send(sender, packet), Arrival(NAT, (inside, 4500), Encap.ESPINUDP, Profile.LINUX), 0.0
     )
     assert isinstance(result, Decapsulated)
     assert result.packet[26:28] == after.to_bytes(2, "big")

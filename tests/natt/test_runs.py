@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from lab.natt.association import Direction, Lifetime, Mode, SecurityAssociation, packed
 from lab.natt.counters import Counters
-from lab.natt.input import Decapsulated, Dropped, InputPath, Keepalive, Mapping, Result, ToSocket
+from lab.natt.input import Arrival, Decapsulated, Dropped, InputPath, Keepalive, Mapping, Result, ToSocket
 from lab.natt.ip import build_ip, parse_ip
 from lab.natt.output import OutputError, OutputPath, encapsulate, encapsulate_run, make_dummy
 from lab.natt.sadb import Sadb
@@ -64,7 +64,7 @@ class Receiver:
         tos: int = 0,
         encap: Encap = Encap.ESPINUDP,
     ) -> list[Result]:
-        return self._path.run(payloads, source, HERE, encap, self.profile, 0.0, tos)
+        return self._path.run(payloads, Arrival(source, HERE, encap, self.profile, tos), 0.0)
 
     def counted(self) -> dict[str, int]:
         return {name: count for name, count in self.counters.snapshot().items() if count}
