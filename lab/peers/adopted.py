@@ -9,11 +9,12 @@ import sys
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from lab.peers.key_socket import KeySocket
-from lab.peers.natt import NattControl, environment, network
-from lab.peers.peer import TUNNEL, Connection, Endpoint, Peer, PeerError
+from lab.peers.natt import environment, network
+from lab.peers.nattd import NattControl, NattdPeer
+from lab.peers.peer import TUNNEL, Connection, Endpoint, PeerError
 from lab.peers.readiness import last_lines
 from lab.wait import DeadlineExceededError, wait_until
 
@@ -23,7 +24,7 @@ _DISCARD = 9
 _EXISTS = "EEXIST"
 
 
-class AdoptedPeer(Peer):
+class AdoptedPeer(NattdPeer):
     """A program under `nattd run` in a node of its own.
 
     Its SAs are read from nattd, where they carry packets; an SA is asked for as kernels do it, by a policy
@@ -35,7 +36,6 @@ class AdoptedPeer(Peer):
 
     def __init__(self, endpoint: Endpoint, connection: Connection) -> None:
         super().__init__(endpoint, connection)
-        self._control: NattControl | None = None
         self._keys: KeySocket | None = None
 
     @abstractmethod
@@ -49,12 +49,16 @@ class AdoptedPeer(Peer):
     def start(self) -> None:
         """Configure, start and wait until ready."""
         node = self.endpoint.node
-        argv = [sys.executable, "-m", "lab.natt.nattd", "run", "--control", str(self._path("control"))]
+        argv = [sys.executable, "-m", "lab.natt.nattd", "run", "--control", str(self._control_path)]
         argv += ["--pfkey", str(self._path("pfkey")), "--record", str(self._path("record"))]
         self._program = node.start([*argv, "--", *self.configure()], name=self.program, env=environment())
         self._wait(self.is_ready, "be ready", START_DEADLINE)
-        self._control = NattControl(self._path("control"))
+        self._control = NattControl(self._control_path)
         self._keys = KeySocket(self._path("pfkey"), "linux")
+
+    @property
+    def _control_path(self) -> Path:
+        return self._path("control")
 
     def _path(self, name: str) -> Path:
         return self.endpoint.node.scratch / f"{self.program}.{name}"
@@ -82,13 +86,6 @@ class AdoptedPeer(Peer):
     def last_words(self) -> str:
         """The end of what the program has said."""
         return last_lines(self.output())
-
-    @property
-    def control(self) -> NattControl:
-        """The control connection of its nattd."""
-        if self._control is None:
-            raise PeerError(f"{self._name} is not running")
-        return self._control
 
     @property
     def key_socket(self) -> KeySocket:
@@ -140,32 +137,12 @@ class AdoptedPeer(Peer):
             CONNECT_DEADLINE,
         )
 
-    def sas(self) -> list[dict[str, Any]]:
-        """The SAs as nattd lists them, oldest first: spi, direction, packets, bytes, seq, source, ports."""
-        listed: list[dict[str, Any]] = self.control.ask("sas")["sas"]
-        return listed
-
-    def inbound_spis(self) -> frozenset[int]:
-        """SPIs of the SAs from the other end."""
-        return frozenset(int(sa["spi"]) for sa in self.sas() if sa["direction"] == "in")
-
     def inbound_spi(self, child: int = 0) -> int:
         """SPI of the newest SA from the other end."""
         spis = [int(sa["spi"]) for sa in self.sas() if sa["direction"] == "in"]
         if not spis:
             raise PeerError(f"{self._name} has no SA from the other end")
         return spis[-1]
-
-    def counters(self) -> dict[str, int]:
-        """nattd's counters by name."""
-        counters: dict[str, int] = self.control.ask("stats")["counters"]
-        return counters
-
-    def watch(self) -> NattControl:
-        """Open a further control connection that tells of events from now on."""
-        control = NattControl(self._path("control"))
-        control.ask("watch")
-        return control
 
     def stop(self) -> None:
         """SIGTERM to the program by its nattd, SIGKILL to both if that does not end them."""

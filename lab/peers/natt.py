@@ -10,14 +10,14 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from lab.natt.controlclient import ControlClient, ControlRefusedError
 from lab.peers.key_socket import KeySocket
+from lab.peers.nattd import NattControl, NattdPeer
 from lab.peers.peer import (
     AUTO,
     ESPINUDP,
@@ -32,13 +32,11 @@ from lab.peers.peer import (
     Capabilities,
     Connection,
     Endpoint,
-    Peer,
     PeerError,
 )
 from lab.peers.readiness import start_ready
 from lab.peers.suite import ESP_SUITES
 
-CONTROL_DEADLINE = 5.0
 SPI_FROM = {"left": 0x4C000001, "right": 0x52000001}
 """SPI of the first SA whose packets come from that end, unless the connection names others."""
 _KEY_WORDS = {ESPINUDP: "esp-udp", NON_IKE: "esp-udp-nonike"}
@@ -46,42 +44,7 @@ DEVICE = "natt0"
 UNPRIVILEGED = ("setpriv", "--bounding-set=-all,+net_bind_service", "--inh-caps=-all")
 
 
-class NattControl(ControlClient):
-    """The control socket of a nattd, for the lab: what goes wrong is a PeerError."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(str(path), CONTROL_DEADLINE)
-
-    def ask(self, operation: str, **arguments: Any) -> dict[str, Any]:
-        """Send one operation and return its answer. Raises PeerError if nattd refuses it or is gone."""
-        try:
-            return super().ask(operation, **arguments)
-        except ControlRefusedError as error:
-            raise PeerError(f"nattd refused {error}") from error
-        except OSError as error:
-            raise PeerError(f"nattd did not answer {operation}: {error}") from error
-
-    def events(self) -> Iterator[dict[str, Any]]:
-        """Yield events as they come, after ``ask("watch")``; PeerError after CONTROL_DEADLINE of silence."""
-        while True:
-            try:
-                yield self.next()
-            except TimeoutError as error:
-                raise PeerError(f"nattd told of no further event within {CONTROL_DEADLINE:g} s") from error
-            except ConnectionError:
-                return
-
-    def events_until(self, last: Callable[[dict[str, Any]], bool]) -> list[dict[str, Any]]:
-        """Collect events up to and including the first for which `last` holds."""
-        collected = []
-        for event in self.events():
-            collected.append(event)
-            if last(event):
-                break
-        return collected
-
-
-class Natt(Peer):
+class Natt(NattdPeer):
     """A nattd in a node of its own."""
 
     name = "natt"
@@ -112,7 +75,6 @@ class Natt(Peer):
 
     def __init__(self, endpoint: Endpoint, connection: Connection) -> None:
         super().__init__(endpoint, connection)
-        self._control: NattControl | None = None
         self._key_socket: KeySocket | None = None
 
     @classmethod
@@ -346,15 +308,6 @@ class Natt(Peer):
     def _other(self) -> str:
         return "right" if self.endpoint.name == "left" else "left"
 
-    def sas(self) -> list[dict[str, Any]]:
-        """The SAs as nattd lists them: spi, direction, packets, bytes, seq, source and ports."""
-        listed: list[dict[str, Any]] = self.control.ask("sas")["sas"]
-        return listed
-
-    def inbound_spis(self) -> frozenset[int]:
-        """SPIs of the SAs from the other end."""
-        return frozenset(int(sa["spi"]) for sa in self.sas() if sa["direction"] == "in")
-
     def inbound_spi(self, child: int = 0) -> int:
         """SPI of the SA from the other end of that child."""
         return self._spi_from(self._other, child)
@@ -362,11 +315,6 @@ class Natt(Peer):
     def esp_keys(self) -> Path:
         """See Peer.esp_keys."""
         return self.endpoint.node.scratch / "esp_sa"
-
-    def counters(self) -> dict[str, int]:
-        """Counters by name, with the names of Linux's xfrm_stat where one exists."""
-        counters: dict[str, int] = self.control.ask("stats")["counters"]
-        return counters
 
     def dump(self) -> str:
         """SAs and policies as setkey(8) statements that load again; wants the connection's `pfkey`."""
@@ -386,19 +334,6 @@ class Natt(Peer):
     @property
     def _pfkey_path(self) -> Path:
         return self.endpoint.node.scratch / "pfkey"
-
-    @property
-    def control(self) -> NattControl:
-        """The control connection of the running nattd."""
-        if self._control is None:
-            raise PeerError(f"natt on {self.endpoint.name} is not running")
-        return self._control
-
-    def watch(self) -> NattControl:
-        """Open a further control connection that tells of events from now on."""
-        control = NattControl(self._control_path)
-        control.ask("watch")
-        return control
 
     def stop(self) -> None:
         """SIGTERM, then SIGKILL if that does not end it."""
