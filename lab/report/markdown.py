@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from lab.report import matrix
 from lab.report.results import Result, Run
-from lab.report.verdict import Verdict
+from lab.report.verdict import GRAVITY, Verdict
 
 FILE = "summary.md"
 LONGEST = 900_000
@@ -85,7 +85,7 @@ def _square(counts: Counter[Verdict]) -> str:
     """The signs of one square, the gravest first, with a count where several topologies fell together."""
     return " ".join(
         _SIGNS[verdict] + (f"×{counts[verdict]}" if counts[verdict] > 1 else "")
-        for verdict in matrix.GRAVITY
+        for verdict in GRAVITY
         if counts[verdict]
     )
 

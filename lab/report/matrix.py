@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lab.report.results import Result
-from lab.report.verdict import Verdict
+from lab.report.verdict import GRAVITY, Verdict
 
 _STYLES = {
     Verdict.PASSED: "green",
@@ -22,17 +22,6 @@ _STYLES = {
     Verdict.UNSUPPORTED: "dim",
     Verdict.UNAVAILABLE: "yellow",
 }
-GRAVITY = (
-    Verdict.BROKEN_LAB,
-    Verdict.FAILED,
-    Verdict.UNEXPECTED_PASS,
-    Verdict.FLAKY,
-    Verdict.EXPECTED_FAILURE,
-    Verdict.PASSED,
-    Verdict.UNAVAILABLE,
-    Verdict.UNSUPPORTED,
-)
-"""The verdicts in the order in which they should be seen."""
 _SHORT = {"ikev1-main": "v1 main", "ikev1-aggressive": "v1 aggr", "ikev2": "v2", "manual": "manual"}
 
 Column = tuple[str, str, str]

@@ -60,3 +60,16 @@ class KnownFailure:
     """Where it is known: an address, a number with its tracker, a sentence."""
     crashes: bool = False
     """Whether it is known to crash a program; other known failures do not excuse a crash."""
+
+
+GRAVITY = (
+    Verdict.BROKEN_LAB,
+    Verdict.FAILED,
+    Verdict.UNEXPECTED_PASS,
+    Verdict.FLAKY,
+    Verdict.EXPECTED_FAILURE,
+    Verdict.PASSED,
+    Verdict.UNAVAILABLE,
+    Verdict.UNSUPPORTED,
+)
+"""The verdicts in the order in which they should be seen."""

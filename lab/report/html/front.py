@@ -10,18 +10,8 @@ from itertools import groupby
 
 from lab.report.record import Record
 from lab.report.results import Result
-from lab.report.verdict import Verdict
+from lab.report.verdict import GRAVITY
 
-GRAVITY = (
-    Verdict.FAILED,
-    Verdict.BROKEN_LAB,
-    Verdict.UNEXPECTED_PASS,
-    Verdict.FLAKY,
-    Verdict.EXPECTED_FAILURE,
-    Verdict.PASSED,
-    Verdict.UNAVAILABLE,
-    Verdict.UNSUPPORTED,
-)
 NO_NAT = "no NAT"
 SHORT = {"ikev1-main": "IKEv1 main", "ikev1-aggressive": "IKEv1 aggr.", "ikev2": "IKEv2", "manual": "manual"}
 

@@ -19,7 +19,7 @@ from lab.report.html.diagram import STYLES
 from lab.report.html.page import Baseline, CellPage, cell_page, record_of
 from lab.report.record import FILE, Record
 from lab.report.results import Result, Run
-from lab.report.verdict import Verdict
+from lab.report.verdict import GRAVITY, Verdict
 
 INDEX = "index.html"
 STYLESHEET = "report.css"
@@ -94,11 +94,9 @@ def _front(
         notes=notes,
         loud=sorted(
             (result for result in results if result.verdict.is_loud),
-            key=lambda result: (front.GRAVITY.index(result.verdict), result.cell),
+            key=lambda result: (GRAVITY.index(result.verdict), result.cell),
         ),
-        counted=[
-            (verdict, sum(result.verdict is verdict for result in results)) for verdict in front.GRAVITY
-        ],
+        counted=[(verdict, sum(result.verdict is verdict for result in results)) for verdict in GRAVITY],
         peers=front.peer_matrix(results),
         nats=front.nat_matrix(results, records),
         scenarios=sorted(by_scenario.items()),
