@@ -4,9 +4,14 @@ import socket
 import struct
 
 from lab.capture.expect import expect
+from lab.capture.packets import Packets
+from lab.capture.seen import Seen
 from lab.cell import Cell
-from lab.peers.peer import IKEV2, MANUAL
+from lab.ike.action import Send
+from lab.peers.machine import machine_of
+from lab.peers.peer import IKEV1_MAIN, IKEV2, MANUAL
 from lab.scenario import scenario
+from lab.wait import wait_until
 from scenarios.demultiplexing import (
     IKE_HEADER,
     NON_ESP_MARKER,
@@ -146,19 +151,84 @@ def wrong_markers_do_no_harm(cell: Cell) -> None:
     assert outcome.counted["XfrmInNoStates"] == len(for_esp)
 
 
-@scenario("ROB-08", **DEMUX)
+@scenario("ROB-08", versions=(MANUAL, IKEV1_MAIN, IKEV2), needs=("UDP_ENCAP",))
 def lying_ike_lengths_are_dropped(cell: Cell) -> None:
     right = len(IKE_HEADER)
     lengths = (0, 1, right - 1, right + 1, 0x7FFFFFFF, 1 << 31, 0xFFFFFFFF)
-    lying = [NON_ESP_MARKER + IKE_HEADER[:24] + struct.pack("!I", length) for length in lengths]
+    lying = [NON_ESP_MARKER + with_length(IKE_HEADER, length) for length in lengths]
     cut = [(NON_ESP_MARKER + IKE_HEADER)[:octets] for octets in range(5, 4 + right)]
     agree(cell, *lying, *cut, delivered=True, answered=True)
-    if cell.spec.right != "natt":
-        answers = cell.seen.on("wan").sent_by(cell.endpoint("right").address).to_port(PROBE_PORT)
-        expect(answers.ike, note="charon goes by the datagram's length and misses payloads").exactly(
-            len(lying)
-        ).each("is an error or a cookie, in one notify", lambda p: p.payload_length <= 64)
-        assert len(cell.right.sas()) == 1
+    if cell.version != MANUAL:
+        whole_messages_with_lying_lengths(cell)
+
+
+LYING = {
+    "nothing": lambda octets: 0,
+    "one octet": lambda octets: 1,
+    "the header alone": lambda octets: 28,
+    "one octet less": lambda octets: octets - 1,
+    "one octet more": lambda octets: octets + 1,
+    "two gigabytes": lambda octets: 1 << 31,
+    "all there can be": lambda octets: 0xFFFFFFFF,
+}
+"""What the length field of a whole message says instead of its octets."""
+GOES_BY_THE_DATAGRAM = ("strongswan",)
+"""Responders that do not look at the length field, and answer as if it were right."""
+
+
+def whole_messages_with_lying_lengths(cell: Cell) -> None:
+    """First messages that lack nothing but a true length: dropped, or answered with what a true one gets."""
+    cell.renew("right")
+    genuine = answer_to(cell, first_message(cell))
+    assert genuine is not None
+    for name, length in LYING.items():
+        octets = first_message(cell)
+        answer = answer_to(cell, with_length(octets, length(len(octets))))
+        if cell.spec.right in GOES_BY_THE_DATAGRAM:
+            assert answer is not None, name
+            # Nothing but what a true length gets: no octet that stood behind the message comes back.
+            assert (answer.payload_length, shape(answer)) == (genuine.payload_length, shape(genuine)), name
+        else:
+            assert answer is None, name
+            told = cell.right.told()
+            assert f"length field {length(len(octets))}, message of {len(octets)} octets" in told, told
+        cell.renew("right")
+    assert cell.right.is_alive()
+    if cell.spec.right not in GOES_BY_THE_DATAGRAM:
+        expect(cell.seen.on("wan").ike.sent_by(cell.endpoint("right").address).to_port(PROBE_PORT)).exactly(1)
+
+
+def with_length(message: bytes, length: int) -> bytes:
+    return message[:24] + struct.pack("!I", length) + message[28:]
+
+
+def shape(message: Seen) -> list[tuple[int, int]]:
+    """Types and lengths of a message's payloads."""
+    assert message.ike is not None
+    return [(payload.type, len(payload.body)) for payload in message.ike.payloads]
+
+
+def first_message(cell: Cell) -> bytes:
+    """A first message of the scripted peer, of a cookie of its own."""
+    machine = machine_of(cell.endpoint("left"), cell.connection)
+    (sent,) = [action for action in machine.initiate(0.0) if isinstance(action, Send)]
+    return sent.datagram.payload
+
+
+def answer_to(cell: Cell, message: bytes) -> Seen | None:
+    """What the right end answers on port 500; None once it tells that the message is malformed."""
+    right, last = cell.endpoint("right").address, cell.seen[-1]
+    send(cell, 500, message)
+
+    def answers(seen: Packets) -> Packets:
+        return seen.on("wan").after(last).ike.sent_by(right)
+
+    reads = cell.spec.right not in GOES_BY_THE_DATAGRAM
+    wait_until(
+        lambda: answers(cell.seen) or (reads and "length field" in cell.right.told()), "an outcome of it"
+    )
+    found = answers(cell.seen)
+    return found.first if found else None
 
 
 @scenario("ROB-13", versions=VERSIONS)
