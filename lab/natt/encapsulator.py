@@ -250,7 +250,10 @@ class Encapsulator:
         elif isinstance(result, Keepalive):
             self.events.emit("keepalive", socket=name, source=source)
         else:
-            self.events.emit("delivered", socket=name, source=source, payload=result.payload.hex())
+            local = endpoint_text(received.destination)
+            self.events.emit(
+                "delivered", socket=name, local=local, source=source, payload=result.payload.hex()
+            )
 
     def _mapped(self, mapping: Mapping, now: float) -> None:
         if self.key_manager is not None:

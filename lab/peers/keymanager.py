@@ -146,7 +146,7 @@ class KeyManager:
     def _take(self, line: dict[str, Any]) -> None:
         if line["event"] != "delivered":
             return
-        source, local = _endpoint(line["source"]), _endpoint(line["socket"])
+        source, local = _endpoint(line["source"]), _endpoint(line["local"])
         datagram = Datagram(source, local, bytes.fromhex(line["payload"]))
         self._act(self.machine.receive(datagram, time.monotonic()))
 

@@ -6,6 +6,7 @@ tells it by PF_KEY what to encapsulate.
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -40,7 +41,7 @@ class ScriptedNatt(Natt):
 
     capabilities = replace(
         Natt.capabilities,
-        options=frozenset({"inner_family", "nat_t_port", "nat_t", "deviations", "ike"})
+        options=frozenset({"inner_family", "wildcard", "nat_t_port", "nat_t", "deviations", "ike"})
         | {
             "liveness",
             "child_lifetime",
@@ -61,7 +62,16 @@ class ScriptedNatt(Natt):
         self._was_non_ike = False
         self._lease = ""
         self._ikev1_keys: dict[bytes, str] = {}
-        self.machine = machine_of(self.endpoint, self.connection)
+        self.machine = machine_of(self._own_end(), self.connection)
+
+    def _own_end(self) -> Endpoint:
+        """This end, whose address the kernel tells if it was not told to listen at one alone."""
+        end = self.endpoint
+        if not self.connection.wildcard:
+            return end
+        with end.node.socket(socket.AF_INET6 if ":" in end.remote else socket.AF_INET) as probing:
+            probing.connect((end.remote, IKE_PORT))
+            return replace(end, address=probing.getsockname()[0])
 
     @classmethod
     def check(cls, connection: Connection) -> None:
@@ -109,7 +119,9 @@ class ScriptedNatt(Natt):
 
     @property
     def _addresses(self) -> tuple[str, ...]:
-        """The own address, and the one that initiators are redirected to."""
+        """The own address, or any, and the one that initiators are redirected to."""
+        if self.connection.wildcard:
+            return (self.local[0],)
         gateway = self.connection.ike.get("redirect_to")
         return (self.endpoint.address, gateway) if gateway else (self.endpoint.address,)
 
@@ -135,7 +147,7 @@ class ScriptedNatt(Natt):
     def renew(self, connection: Connection) -> None:
         """See Peer.renew: another key manager on the same nattd, if that needs no other configuration."""
         before, self.connection = (self.configuration(), self._dialect), connection
-        self.machine = machine_of(self.endpoint, self.connection)
+        self.machine = machine_of(self._own_end(), self.connection)
         if (self.configuration(), self._dialect) != before:
             super().renew(connection)
             return

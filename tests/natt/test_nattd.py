@@ -139,9 +139,9 @@ def test_demultiplexing_on_a_live_socket(wire: Wire, start: Start, right_config:
         source = f"{LEFT}:4500"
         assert events == [
             {"event": "keepalive", "socket": name, "source": source},
-            {"event": "delivered", "socket": name, "source": source, "payload": ike.hex()},
+            {"event": "delivered", "socket": name, "local": name, "source": source, "payload": ike.hex()},
             {"event": "dropped", "counter": "XfrmInNoStates", "spi": 0xDEAD, "seq": 1, "source": source},
-            {"event": "delivered", "socket": name, "source": source, "payload": ""},
+            {"event": "delivered", "socket": name, "local": name, "source": source, "payload": ""},
         ]
         assert control.ask(op="set-encap", socket=name, encap="none") == {"socket": name, "encap": "none"}
         peer.sendto(esp, (RIGHT, 4500))
