@@ -18,10 +18,13 @@ from _pytest.runner import runtestprotocol
 
 from lab.cell import Cell, opened
 from lab.net import scratch, topology_file
+from lab.net.errors import EngineError
 from lab.net.keeper import die_with_parent
 from lab.net.model import TopologyError, listed
 from lab.nodes.crash import ProgramCrashError
 from lab.nodes.places import NAMESPACE, PLACES, Places
+from lab.peers import registry
+from lab.peers.image_peer import declared
 from lab.peers.registry import PEERS
 from lab.report.clock import utc
 from lab.report.folder import ReportFolder
@@ -108,9 +111,21 @@ def pytest_configure(config: pytest.Config) -> None:
 def _peer(text: str) -> tuple[str, str]:
     """Name and image of a value of --peer."""
     name, _, image = text.partition("=")
+    if name not in PEERS and image:
+        _add_peer(name, image)
     if name not in PEERS:
         raise pytest.UsageError(f"--peer: no peer {name!r}; there are {listed(sorted(PEERS))}")
     return name, image
+
+
+def _add_peer(name: str, image: str) -> None:
+    # The docker package is slow to import, and most runs need no engine.
+    from lab.nodes.engine import connect
+
+    try:
+        registry.add(declared(name, image, connect().image_labels(image)))
+    except (EngineError, ValueError) as error:
+        raise pytest.UsageError(f"--peer {name}={image}: {error}") from error
 
 
 @pytest.hookimpl(optionalhook=True)

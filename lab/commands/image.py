@@ -8,7 +8,7 @@ import sys
 from lab.commands.subcommands import Subcommands
 from lab.net.errors import NetworkError
 
-KINDS = ("host", "debian")
+KINDS = ("host", "packages")
 
 
 def add_to(commands: Subcommands) -> None:
@@ -16,7 +16,7 @@ def add_to(commands: Subcommands) -> None:
     image = commands.add_parser(
         "image",
         help="make an image for container nodes on the spot",
-        description="host: of this host's own files, at once. debian: of Debian packages, in half a minute.",
+        description="host: shows this host's /usr. packages: has strongSwan as installed here, complete.",
     )
     image.add_argument("kind", choices=KINDS)
     image.set_defaults(call=_image)

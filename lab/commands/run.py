@@ -66,7 +66,7 @@ def add_to(commands: Subcommands) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    unknown = [name for peer in options.peer if (name := peer.partition("=")[0]) not in PEERS]
+    unknown = [name for name in options.peer if "=" not in name and name not in PEERS]
     if unknown:
         print(f"nattlab: no peer {unknown[0]}; there are {', '.join(PEERS)}", file=sys.stderr)
         return 2

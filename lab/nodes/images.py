@@ -1,10 +1,11 @@
-"""Images that need no registry: this host's own files, or Debian packages. One layer each."""
+"""Images that need no registry: the files of this host, all or of some packages. One layer each."""
 
 from __future__ import annotations
 
 import hashlib
 import io
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -20,15 +21,18 @@ from lab.nodes.container_node import PROJECT
 from lab.nodes.engine import Engine, asked
 from lab.nodes.places import HOST
 
-DEBIAN = "debian"
+INSTALLED = "packages"
 REPOSITORY = "nattlab"
 PYTHON_LABEL = "nattlab.python"
 """Label of an image: the Python in it that has what the natt peer needs (cryptography, scapy)."""
 
-DEBIAN_PACKAGES = (
-    "charon-systemd,libcharon-extra-plugins,libstrongswan-standard-plugins,libstrongswan-extra-plugins,"
-    "iproute2,iptables,iputils-ping,python3,python3-cryptography,python3-scapy"
-)
+PACKAGES = (
+    "charon-systemd", "coreutils", "dash", "grep", "iproute2", "iptables", "iputils-ping",
+    "libcharon-extra-plugins", "libstrongswan-extra-plugins", "libstrongswan-standard-plugins",
+    "sed", "strongswan-swanctl",
+)  # fmt: skip
+"""What an image of strongSwan's release on this host is made of."""
+_LEFT_OUT = ("usr/share/doc", "usr/share/man", "usr/share/locale", "usr/share/lintian", "usr/share/bug")
 _ROOT_LINKS = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
 _ETC = (
     "alternatives", "group", "ld.so.cache", "ld.so.conf", "ld.so.conf.d", "nsswitch.conf", "passwd",
@@ -52,14 +56,14 @@ class Image:
 
 
 def resolved(engine: Engine, name: str) -> Image:
-    """The image called `name`; ``host`` and ``debian`` are made on the spot if the engine lacks them.
+    """The image called `name`; ``host`` and ``packages`` are made on the spot if the engine lacks them.
 
     Raises EngineError, or ImageMissingError for any other name that the engine does not have.
     """
     if name == HOST:
         return Image(_host_image(engine), dict.fromkeys(_outermost(_host_directories()), "ro"))
-    if name == DEBIAN:
-        name = debian_image(engine)
+    if name == INSTALLED:
+        name = packages_image(engine)
     python = engine.image_labels(name).get(PYTHON_LABEL)
     return Image(name, {PROJECT: "ro"} if python else {}, python or "python3")
 
@@ -91,20 +95,24 @@ def host_tar(root: Path = Path("/")) -> bytes:
     """
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as tar:
-        for name in _EMPTY:
-            entry = tarfile.TarInfo(name)
-            entry.type, entry.mode = tarfile.DIRTYPE, 0o1777 if name.endswith("tmp") else 0o755
-            tar.addfile(entry)
-        for name in _ROOT_LINKS:
-            path = root / name
-            if path.is_symlink():
-                tar.addfile(_link(name, os.readlink(path)))
-            elif path.exists():
-                raise NetworkError(f"{path} is no link into /usr: name an image instead of {HOST!r}")
-        tar.addfile(_link("var/run", "/run"))
-        for name in _ETC:
-            _add(tar, root / "etc" / name, f"etc/{name}")
+        _skeleton(tar, root)
     return buffer.getvalue()
+
+
+def _skeleton(tar: tarfile.TarFile, root: Path) -> None:
+    for name in _EMPTY:
+        entry = tarfile.TarInfo(name)
+        entry.type, entry.mode = tarfile.DIRTYPE, 0o1777 if name.endswith("tmp") else 0o755
+        tar.addfile(entry)
+    for name in _ROOT_LINKS:
+        path = root / name
+        if path.is_symlink():
+            tar.addfile(_link(name, os.readlink(path)))
+        elif path.exists():
+            raise NetworkError(f"{path} is no link into /usr: name an image instead of {HOST!r}")
+    tar.addfile(_link("var/run", "/run"))
+    for name in _ETC:
+        _add(tar, root / "etc" / name, f"etc/{name}")
 
 
 def _link(name: str, target: str) -> tarfile.TarInfo:
@@ -113,62 +121,84 @@ def _link(name: str, target: str) -> tarfile.TarInfo:
     return entry
 
 
-def _add(tar: tarfile.TarFile, path: Path, name: str) -> None:
+def _add(tar: tarfile.TarFile, path: Path, name: str, deep: bool = True) -> None:
     if path.is_symlink():
         tar.addfile(_link(name, os.readlink(path)))
     elif path.is_dir():
         entry = tarfile.TarInfo(name)
         entry.type, entry.mode = tarfile.DIRTYPE, 0o755
         tar.addfile(entry)
-        for below in sorted(path.iterdir()):
+        for below in sorted(path.iterdir()) if deep else ():
             _add(tar, below, f"{name}/{below.name}")
     elif path.is_file():
         content = path.read_bytes()
         entry = tarfile.TarInfo(name)
-        entry.size, entry.mode = len(content), 0o644
+        entry.size, entry.mode = len(content), path.stat().st_mode & 0o755
         tar.addfile(entry, io.BytesIO(content))
 
 
-def debian_image(engine: Engine) -> str:
-    """An image of Debian packages, made with mmdebstrap from this host's own package sources."""
-    name = f"{REPOSITORY}:debian-{hashlib.sha256(DEBIAN_PACKAGES.encode()).hexdigest()[:12]}"
-    try:
-        asked(engine.api.inspect_image, name)
-        return name
-    except ImageNotFound:
-        return _imported(engine, name, debian_tar(), {PYTHON_LABEL: "/usr/bin/python3"})
+def packages_image(engine: Engine, packages: Iterable[str] = PACKAGES) -> str:
+    """The image of the files of installed Debian packages and of all they depend on. Raises NetworkError."""
+    content = packages_tar(packages)
+    name = f"{REPOSITORY}:packages-{hashlib.sha256(content).hexdigest()[:12]}"
+    return _imported(engine, name, content, {})
 
 
-def debian_tar() -> bytes:
-    """The tar of a minimal Debian with DEBIAN_PACKAGES. Raises NetworkError with mmdebstrap's last words."""
-    if shutil.which("mmdebstrap") is None:
-        raise NetworkError("mmdebstrap is not installed (Debian package mmdebstrap)")
-    sources = next(
-        (
-            path
-            for path in ("/etc/apt/sources.list.d/debian.sources", "/etc/apt/sources.list")
-            if os.path.exists(path)
-        ),
-        None,
-    )
-    if sources is None:
-        raise NetworkError("this host has no package sources of Debian to make an image from")
-    argv = ["mmdebstrap", "--quiet", "--mode=root", "--variant=minbase"]
-    argv += ["--aptopt=APT::Install-Recommends false", f"--include={DEBIAN_PACKAGES}"]
-    argv += [f"--dpkgopt=path-exclude=/usr/share/{kind}/*" for kind in ("man", "doc", "locale")]
-    done = subprocess.run([*argv, _suite(), "-", sources], capture_output=True, check=False)
+def packages_tar(packages: Iterable[str]) -> bytes:
+    """The tar of a root with the installed files of `packages` and of their dependencies, and some of /etc.
+
+    The same files give the same octets. Raises NetworkError naming a package that is not installed.
+    """
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        _skeleton(tar, Path("/"))
+        there = {".", *_EMPTY, *_ROOT_LINKS}
+        elsewhere = tuple(f"{path}/" for path in (*_LEFT_OUT, *(f"etc/{name}" for name in _ETC)))
+        for name in sorted({_unified(path) for path in _files(closure(packages))} - there):
+            if not f"{name}/".startswith(elsewhere):
+                _add(tar, Path("/") / name, name, deep=False)
+    return buffer.getvalue()
+
+
+def closure(packages: Iterable[str]) -> list[str]:
+    """`packages` and all installed packages they depend on. Raises NetworkError for one not installed."""
+    depends: dict[str, list[str]] = {}
+    provides: dict[str, str] = {}
+    for line in _dpkg_query("-W", "-f", "${Package}\t${Depends}, ${Pre-Depends}\t${Provides}\n").splitlines():
+        name, needed, provided = line.split("\t")
+        depends[name] = re.findall(r"(?:^|[,|]) *([a-z0-9][a-z0-9.+-]+)", needed)
+        provides |= dict.fromkeys(re.findall(r"(?:^|,) *([a-z0-9][a-z0-9.+-]+)", provided), name)
+    found: set[str] = set()
+    waiting = list(packages)
+    missing = sorted(set(waiting) - set(depends))
+    if missing:
+        raise NetworkError(f"not installed: {', '.join(missing)}")
+    while waiting:
+        name = waiting.pop()
+        name = name if name in depends else provides.get(name, name)
+        if name in depends and name not in found:
+            found.add(name)
+            waiting += depends[name]
+    return sorted(found)
+
+
+def _files(packages: Iterable[str]) -> Iterable[str]:
+    return (line for line in _dpkg_query("--listfiles", *packages).splitlines() if line.startswith("/"))
+
+
+def _dpkg_query(*arguments: str) -> str:
+    if shutil.which("dpkg-query") is None:
+        raise NetworkError("dpkg-query is not installed: this host is no Debian")
+    done = subprocess.run(["dpkg-query", *arguments], capture_output=True, text=True, check=False)
     if done.returncode:
-        words = done.stderr.decode(errors="replace").strip().splitlines() or ["nothing"]
-        raise NetworkError(f"mmdebstrap ended with {done.returncode} and said: {words[-1]}")
+        raise NetworkError(f"dpkg-query: {done.stderr.strip().splitlines()[-1]}")
     return done.stdout
 
 
-def _suite() -> str:
-    for line in Path("/etc/os-release").read_text().splitlines():
-        key, _, value = line.partition("=")
-        if key == "VERSION_CODENAME":
-            return value.strip('"')
-    raise NetworkError("/etc/os-release names no release of Debian")
+def _unified(path: str) -> str:
+    """`path` without its slash, and with /usr before what packages still ship outside of it."""
+    name = path.strip("/")
+    return f"usr/{name}" if name.partition("/")[0] in _ROOT_LINKS else name
 
 
 def _imported(engine: Engine, name: str, content: bytes, labels: Mapping[str, str]) -> str:

@@ -17,6 +17,7 @@ import docker
 import requests
 from docker.errors import DockerException
 
+from lab.net import scratch
 from lab.net.errors import EngineError
 from lab.net.keeper import keeper
 from lab.nodes.owner import own_mark, reaps
@@ -61,7 +62,7 @@ def private_engine() -> Iterator[str]:
         raise EngineError(
             "dockerd is not installed (Debian package docker.io; `scripts/setup engine` does it)"
         )
-    folder = Path(tempfile.mkdtemp(prefix=PREFIX))
+    folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=scratch.base()))
     (folder / OWNER).write_text(own_mark())
     with (folder / "log").open("wb") as log:
         engine = _started(program, folder, log)
@@ -136,7 +137,7 @@ def _mounts_below(folder: Path) -> list[str]:
 def reap() -> list[Path]:
     """Remove what engines left whose owner was killed; return their folders."""
     removed = []
-    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+    for folder in scratch.base().glob(f"{PREFIX}*"):
         with suppress(OSError):
             if reaps((folder / OWNER).read_text()):
                 _end_left_over(folder)

@@ -10,6 +10,13 @@ from lab.peers.strongswan import StrongSwan
 PEERS: dict[str, type[Peer]] = {peer.name: peer for peer in (Natt, StrongSwan)}
 
 
+def add(peer: type[Peer]) -> None:
+    """Let `peer` join. Raises ValueError if there is one of its name."""
+    if peer.name in PEERS:
+        raise ValueError(f"there is a peer {peer.name} already")
+    PEERS[peer.name] = peer
+
+
 def driver(name: str, version: str) -> type[Peer]:
     """The class that drives peer `name` in connections of this version."""
     return ScriptedNatt if name == Natt.name and version != MANUAL else PEERS[name]

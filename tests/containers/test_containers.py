@@ -4,9 +4,11 @@ import io
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tarfile
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,28 +23,12 @@ from lab.nodes.engine import LABEL, Engine, connect, is_here
 from lab.nodes.network import Network
 from lab.nodes.owner import own_mark, reaps
 from lab.nodes.places import CONTAINER, HOST, Places
-from lab.nodes.private_engine import private_engine
 from lab.nodes.proof import prove
 from lab.wait import wait_until
 
 ONE_NAT = topology_file.load("one_nat")
 ALL = dict.fromkeys(("left", "nat", "right"), HOST)
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def engine() -> Iterator[Engine]:
-    connect.cache_clear()
-    try:
-        yield connect()
-        return
-    except EngineError:
-        pass
-    with private_engine() as address, pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DOCKER_HOST", address)
-        connect.cache_clear()
-        yield connect()
-    connect.cache_clear()
 
 
 def ours(engine: Engine) -> list[str]:
@@ -305,3 +291,46 @@ def test_cells_on_containers_come_to_the_same_verdicts(tmp_path: Path):
     assert len(on_namespaces) > 3
     assert verdicts("--nodes=container") == on_namespaces
     assert set(on_namespaces.values()) == {"passed"}
+
+
+def test_an_engine_that_this_user_may_not_use(tmp_path: Path):
+    script = (
+        "import os; from lab.nodes.engine import connect\n"
+        "os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
+        "try: connect()\nexcept Exception as error: print(type(error).__name__, error)"
+    )
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "socket"))
+        listener.listen()
+        done = subprocess.run(
+            [sys.executable, "-c", script],
+            env={**os.environ, "DOCKER_HOST": f"unix://{tmp_path}/socket", "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+        )
+    assert done.stdout.startswith(f"EngineError no permission for the engine at unix://{tmp_path}/socket"), (
+        done
+    )
+
+
+def test_a_full_disk_is_a_verdict_of_its_own(tmp_path: Path):
+    # The engine's sockets need a short path.
+    small, reports = Path(tempfile.mkdtemp(prefix="small-")), tmp_path / "reports"
+    nattlab = [sys.executable, "-c", "import sys; from lab.cli import main; sys.exit(main())"]
+    cell = "ENC-01[natt-natt-one_nat-ikev2]"
+    run = [*nattlab, "run", "--nodes=container", "-n", "0", "--reports", str(reports), cell]
+    fill = 'dd if=/dev/zero of="$TMPDIR/fill" 2>/dev/null; unset TMPDIR; exec "$@"'
+    mount = 'mount -t tmpfs -o size=32m tmpfs "$0" && TMPDIR=$0 exec "$@"'
+    engine = [*nattlab, "engine", "--", "sh", "-c", fill, "sh", *run]
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", mount, str(small), *engine],
+        env={**os.environ, "DOCKER_HOST": f"unix://{tmp_path}/none", "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    small.rmdir()
+    results = reports / "latest/results.json"
+    assert results.exists(), done.stdout + done.stderr
+    (result,) = json.loads(results.read_text())["results"]
+    assert result["verdict"] == "unavailable"
+    assert "no space left on device" in result["reason"]
