@@ -57,6 +57,8 @@ class TunnelConfig:
     mtu: int
     batching: bool
     """Let the kernel hand over and take whole runs of packets, inside and outside, where it can."""
+    bind_flows: bool = False
+    """Send back by the SA of the peer that a flow came from, where a policy has several."""
 
 
 @dataclass(slots=True)
@@ -278,10 +280,11 @@ def _tunnel(table: Table, config: Config) -> TunnelConfig:
     path_mtu = table.number("path-mtu", _SMALLEST_MTU, 65535, 1500)
     mtu = table.number("mtu", _SMALLEST_MTU, 65535, default_mtu(config.associations, path_mtu))
     batching = table.get("batching", bool, True)
+    bind_flows = table.get("bind-flows", bool, False)
     if not 0 < len(device.encode()) < 16:
         raise table.error("device", f"{device!r} is not 1 to 15 octets")
     table.finish()
-    return TunnelConfig(device, addresses, mtu, batching)
+    return TunnelConfig(device, addresses, mtu, batching, bind_flows)
 
 
 def default_mtu(associations: list[SecurityAssociation], path_mtu: int) -> int:

@@ -144,6 +144,8 @@ class Daemon:
             self._host.routes.fix(policy.selector.destination for policy in self._config.policies)
         except OSError as error:
             raise _refused(f"[tunnel]: device {config.device}", error) from None
+        if config.bind_flows:
+            self._encapsulator.bind_flows()
         self._loop.register(tun, lambda: self._encapsulator.tun_ready(time.monotonic()))
 
     def stop(self, *_: int | FrameType | None) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from .association import Direction, Endpoint, SecurityAssociation
 from .counters import Counters
 from .datagrams import Received
+from .flows import Flows
 from .input import Arrival, Decapsulated, Dropped, InputPath, Keepalive, Mapping, Result
 from .keepalive import KeepaliveTimer
 from .keymanager import KeyManager
@@ -62,7 +63,12 @@ class Encapsulator:
         self.raw: dict[str, RawEspSocket] = {}
         self._input = InputPath(self.sadb, self.counters)
         self._output = OutputPath(self.spd, self.counters)
+        self._flows: Flows | None = None
         self._keepalives: dict[tuple[Endpoint, Endpoint], KeepaliveTimer] = {}
+
+    def bind_flows(self) -> None:
+        """Send back by the SA of the peer that a flow came from, where a policy has several."""
+        self._flows = self._output.flows = Flows(self.sadb)
 
     def add_socket(self, sock: UdpEncapSocket) -> None:
         """Serve a UDP socket."""
@@ -230,6 +236,9 @@ class Encapsulator:
     ) -> None:
         if isinstance(result, Decapsulated):
             inner += result.packets
+            if self._flows is not None:
+                for packet in result.packets:
+                    self._flows.learn(packet, result.sa)
             if result.mapping:
                 self._mapped(result.mapping, now)
             if self.events.watchers:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from .association import DontFragment, Endpoint, Mode, SecurityAssociation, State
 from .counters import Counters
 from .esp import DUMMY, largest_inner
+from .flows import Flows
 from .fragmentation import fragment_ipv4
 from .ip import ESP, IPIP, IPV6, IpError, IpHeader, build_ip, build_udp, parse_ip
 from .pathmtu import LEAST, PathMtus, RateLimit, too_big
@@ -159,6 +160,8 @@ class OutputPath:
 
     def __init__(self, spd: Spd, counters: Counters) -> None:
         self.paths = PathMtus()
+        self.flows: Flows | None = None
+        """If set, it may choose another SA of a policy for a flow."""
         self._spd = spd
         self._counters = counters
         self._replies = RateLimit(100.0, 20)
@@ -199,6 +202,8 @@ class OutputPath:
         sa = policy.sa
         if sa is None:
             raise OutputError("XfrmOutNoStates", policy=policy)
+        if self.flows is not None:
+            sa = self.flows.sa_for(first, header, sa)
         if len(first) > sa.fragment and sa.mode is Mode.TUNNEL and not header.dont_fragment:
             return sa, header, _fragments(packets, sa.fragment)
         if self.paths:

@@ -165,7 +165,12 @@ class Natt(NattdPeer):
         if self.connection.mode == TUNNEL:
             ends = (self.endpoint.child(number) for number in range(len(self.connection.suites)))
             inner = [network(end.inner) for end in ends]
-        return [table("[tunnel]", device=DEVICE, addresses=inner)]
+        return [self._device(inner)]
+
+    def _device(self, addresses: list[str]) -> str:
+        return table(
+            "[tunnel]", device=DEVICE, addresses=addresses, bind_flows=self.connection.bind_flows or None
+        )
 
     def _child(self, number: int) -> list[str]:
         end, transport = self.endpoint.child(number), self.connection.mode == TRANSPORT

@@ -133,6 +133,8 @@ class Connection:
     """Of ESP in UDP over IPv4: ``zero`` as RFC 3948 section 2.1 says, or ``computed``."""
     wildcard: bool = False
     """Listen at every address of the node, not at the own one alone."""
+    bind_flows: bool = False
+    """Where clients have one selector, what goes back takes the SA its flow came by (connection marks)."""
     dual_stack: bool = False
     """Listen at every address of both families by one IPv6 socket."""
     pf_key: str = ""
@@ -222,6 +224,7 @@ OPTIONS = (
     "nat_oa",
     "udp_checksum",
     "wildcard",
+    "bind_flows",
     "dual_stack",
     "pf_key",
     "privileged",

@@ -52,7 +52,7 @@ class ScriptedNatt(Natt):
             "ike_fragmentation",
             "remote_nat_t_port",
         }
-        | {"identity", "initial_contact", "unique", "pool", "spis"},
+        | {"identity", "initial_contact", "unique", "pool", "spis", "bind_flows"},
         features=Natt.capabilities.features - {"several-children", "nat-oa", "udp-checksum"},
     )
 
@@ -91,7 +91,7 @@ class ScriptedNatt(Natt):
 
     def _tunnel(self) -> list[str]:
         if self.connection.pool and not answers(self.endpoint):
-            return [table("[tunnel]", device=DEVICE, addresses=[])]
+            return [self._device([])]
         return super()._tunnel()
 
     @property
