@@ -112,3 +112,10 @@ def _sender(cell: Cell, dont_fragment: bool, child: int) -> socket.socket:
     sock.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _PMTUDISC_DO if dont_fragment else _PMTUDISC_DONT)
     sock.bind((end.inner, 0))
     return sock
+
+
+def forget_path(cell: Cell) -> None:
+    """No node knows the MTU of any path any more, as the proof of the network has found it out."""
+    for node in cell.network.nodes.values():
+        for family in ("-4", "-6"):
+            node.run(["ip", family, "route", "flush", "cache"]).check()

@@ -13,7 +13,7 @@ from lab.peers.peer import IKEV2, MANUAL
 from lab.scenario import scenario
 from lab.wait import wait_until
 from scenarios.injection import as_arriving, example, held_back, inject
-from scenarios.inner import came_before_now, inner_sink, send_packet, told_mtu
+from scenarios.inner import came_before_now, forget_path, inner_sink, send_packet, told_mtu
 
 VERSIONS = (MANUAL, IKEV2)
 IP_HEADER = 20
@@ -43,16 +43,21 @@ def largest_inner_packet_fills_the_mtu(cell: Cell) -> None:
         with inner_sink(cell, child) as sink:
             whole = send_packet(cell, sink, largest, dont_fragment=True, child=child)
             assert came_before_now(cell, sink, child) == [whole]
-            expect(cell.seen.on("wan").esp_in_udp.where(lambda p: p.ip_length > 1400, "large")).exactly(
-                1
-            ).each_field(ip_length=outer)
+            expect(cell.seen.on("wan").esp_in_udp.where(is_large, "large")).exactly(1).each_field(
+                ip_length=outer
+            )
             cell.recorder.clear()
             wait_until(lambda: is_refused(cell, sink, largest + 1, child), "the sender to be told")  # noqa: B023
             assert told_mtu(cell, child) == largest
-            expect(cell.seen.on("wan").where(lambda p: p.ip_length > 1400, "large")).none()
+            expect(cell.seen.on("wan").where(is_large, "large")).none()
             split = send_packet(cell, sink, largest + 1, dont_fragment=False, child=child)
             assert came_before_now(cell, sink, child) == [split]
             cell.recorder.clear()
+
+
+def is_large(packet: Seen) -> bool:
+    """Whether it is an IP packet of about the MTU."""
+    return (packet.ip_length or 0) > 1400
 
 
 def is_refused(cell: Cell, sink: object, octets: int, child: int) -> bool:
@@ -71,9 +76,8 @@ DESTINATION_UNREACHABLE, FRAGMENTATION_NEEDED = 3, 4
 
 @scenario("FRG-09", topologies=("small_mtu",), versions=VERSIONS)
 def path_mtu_is_discovered_through_the_nat(cell: Cell) -> None:
-    for node in cell.network.nodes.values():
-        # The proof of the network has discovered it already.
-        node.run(["ip", "route", "flush", "cache"]).check()
+    # The proof of the network has discovered it already.
+    forget_path(cell)
     cell.up()
     cell.transfer(100_000)
     cell.transfer_back(100_000)
@@ -93,6 +97,13 @@ def path_mtu_is_discovered_through_the_nat(cell: Cell) -> None:
     else:
         expect(cell.seen.fragments).none()
         assert told_mtu(cell) == 1238, "GCM in UDP leaves 1238 of 1300 octets"
+    for mtu in (1492, 1006, 576):
+        cell.network.resize("narrow", mtu)
+        forget_path(cell)
+        cell.recorder.clear()
+        cell.transfer(50_000)
+        cell.transfer_back(50_000)
+        expect(cell.seen.on("narrow").esp_in_udp).some().each("fits", lambda p, m=mtu: p.ip_length <= m)
 
 
 def quoted_source(packet: Seen) -> str:

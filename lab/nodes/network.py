@@ -145,6 +145,11 @@ class Network:
         with RouteSocket(self._namespaces[node]) as routes:
             routes.send([default_request(str(gateway), family)], {})
 
+    def resize(self, link: str, mtu: int) -> None:
+        """Let `link` carry IP packets of up to `mtu` octets. Raises TopologyError, NetworkError."""
+        for end in self.topology.link(link).ends:
+            self.nodes[end.node].run(["ip", "link", "set", link, "mtu", str(mtu)]).check()
+
     def impair(self, link: str, impairment: Impairment | None = None, *, towards: str = "") -> ImpairedLink:
         """Make `link` bad in both directions, or only `towards` one of its nodes, instead of what it was.
 
