@@ -86,12 +86,20 @@ def _run(options: argparse.Namespace) -> int:
             chosen.append(f"--{option.replace('_', '-')}")
     if options.shell is not None:
         chosen.append(f"--shell={options.shell}")
-    reports = os.path.abspath(options.reports)
-    arguments = [str(SCENARIOS), "--rootdir", str(SCENARIOS.parent), "--full-report", f"--reports={reports}"]
     single = len(options.cells) == 1 and "[" in options.cells[0]
-    # Most of a cell is waiting for a daemon, so three of them share a core.
     is_at_terminal = options.pause_on_failure or options.shell is not None
-    workers = options.workers or ("0" if single or is_at_terminal else str(3 * (os.cpu_count() or 1)))
-    arguments += ["-p", "no:terminal", "-n", workers, "--dist", "worksteal", *chosen, *options.rest]
+    workers = "0" if single or is_at_terminal else None
+    return run_cells([*chosen, *options.rest], options.reports, options.workers or workers)
+
+
+def run_cells(options: list[str], reports: str, workers: str | None = None) -> int:
+    """Run the cells that `options` of the pytest plugin choose, with a report below `reports`.
+
+    `workers` is how many cells run at a time. Returns the exit status.
+    """
+    arguments = [str(SCENARIOS), "--rootdir", str(SCENARIOS.parent), "--full-report"]
+    arguments += [f"--reports={os.path.abspath(reports)}", "-p", "no:terminal"]
+    # Most of a cell is waiting for a daemon, so three of them share a core.
+    arguments += ["-n", workers or str(3 * (os.cpu_count() or 1)), "--dist", "worksteal", *options]
     status = pytest.main(arguments)
     return 2 if status == pytest.ExitCode.NO_TESTS_COLLECTED else int(status)

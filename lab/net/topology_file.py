@@ -20,6 +20,7 @@ it for the number: `lan<2-8>: {left<>: 10.1.<>.2/24, nat: 10.1.<>.1/24}`.
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import replace
 from functools import lru_cache
@@ -45,6 +46,8 @@ from lab.net.topology import Topology
 from lab.net.yaml_reader import REPEATED
 
 DIRECTORY = Path(__file__).parents[2] / "topologies"
+INSTEAD = "NATTLAB_TOPOLOGIES"
+"""Environment variable of a folder whose files stand in for those of DIRECTORY that have the same name."""
 
 NODE_KEYS = {
     Kind.PEER: ("kind", "inner", "routes", "image"),
@@ -68,11 +71,8 @@ def load(name: str | Path, directory: Path = DIRECTORY) -> Topology:
     plain, at, kinds = str(name).partition("@")
     if at and not plain.endswith(".yaml"):
         return replace(load(plain, directory).behaving(kinds.split(",")), name=str(name))
-    file = Path(name) if str(name).endswith(".yaml") else directory / f"{name}.yaml"
-    last = None
+    file, last = _file(str(name), directory)
     counted = re.fullmatch(r"(\w+)-(\d+)", str(name))
-    if counted is not None and not file.exists():
-        file, last = directory / f"{counted[1]}.yaml", int(counted[2])
     try:
         text = file.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -82,6 +82,26 @@ def load(name: str | Path, directory: Path = DIRECTORY) -> Topology:
     if last is not None and not REPEATED.search(text):
         raise TopologyError(f"topology {counted[1] if counted else name} repeats nothing: leave out -{last}")
     return parse(text, file.stem if last is None else str(name), str(file), last)
+
+
+def file_of(name: str, directory: Path = DIRECTORY) -> Path:
+    """The file in which the topology called `name` stands, whether it exists or not."""
+    return _file(name.partition("@")[0], directory)[0]
+
+
+def _file(name: str, directory: Path) -> tuple[Path, int | None]:
+    """The file of a topology, and how often it repeats where its name says so."""
+    if name.endswith(".yaml"):
+        return Path(name), None
+    instead = os.environ.get(INSTEAD)
+    folders = [Path(instead), directory] if instead and directory == DIRECTORY else [directory]
+    counted = re.fullmatch(r"(\w+)-(\d+)", name)
+    for folder in folders:
+        if (file := folder / f"{name}.yaml").exists():
+            return file, None
+        if counted is not None and (file := folder / f"{counted[1]}.yaml").exists():
+            return file, int(counted[2])
+    return directory / f"{name}.yaml", None
 
 
 @lru_cache(maxsize=256)

@@ -28,6 +28,10 @@ CHECKS = 40
 T = TypeVar("T")
 
 
+class RecordError(ValueError):
+    """A text is no record.json."""
+
+
 @dataclass(frozen=True, slots=True)
 class Check:
     """An expectation on packets that a scenario decided, and by how many."""
@@ -108,9 +112,25 @@ class Record:
     def read(cls, path: Path) -> Record | None:
         """What write() wrote at `path`; None where there is no such file or one of another version."""
         try:
-            loaded = json.loads(path.read_text())
+            text = path.read_text()
         except FileNotFoundError:
             return None
+        return cls.from_json(text)
+
+    @classmethod
+    def from_json(cls, text: str) -> Record | None:
+        """The record in the text of a record.json; None for one of another version.
+
+        Raises RecordError for a text that write() never wrote.
+        """
+        try:
+            return cls._from_json(text)
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            raise RecordError(f"no record of a cell ({type(error).__name__}: {error})") from error
+
+    @classmethod
+    def _from_json(cls, text: str) -> Record | None:
+        loaded = json.loads(text)
         if loaded.pop("version") != VERSION:
             return None
         drawn = loaded["plan"]
