@@ -263,36 +263,6 @@ def test_the_command_gives_an_engine_to_a_command(tmp_path: Path):
     assert str(folder) not in running
 
 
-def test_cells_on_containers_come_to_the_same_verdicts(tmp_path: Path):
-    command = [
-        sys.executable,
-        "-c",
-        "import sys; from lab.cli import main; sys.exit(main())",
-        "run",
-        "-n",
-        "2",
-    ]
-    cells = [
-        "ENC-01[natt-strongswan-one_nat-ikev2]",
-        "DMX-01",
-        "--topology",
-        "one_nat",
-        "--peer",
-        "strongswan",
-    ]
-
-    def verdicts(*options: str) -> dict[str, str]:
-        folder = tmp_path / (options[0] if options else "plain")
-        subprocess.run([*command, *cells, *options, "--reports", str(folder)], capture_output=True, cwd=ROOT)
-        results = json.loads((folder / "latest/results.json").read_text())
-        return {each["cell"]: each["verdict"] for each in results["results"]}
-
-    on_namespaces = verdicts()
-    assert len(on_namespaces) > 3
-    assert verdicts("--nodes=container") == on_namespaces
-    assert set(on_namespaces.values()) == {"passed"}
-
-
 def test_an_engine_that_this_user_may_not_use(tmp_path: Path):
     script = (
         "import os; from lab.nodes.engine import connect\n"
