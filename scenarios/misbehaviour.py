@@ -213,4 +213,4 @@ ANSWERED: dict[str, dict[str, dict[str, str]]] = {
 }
 """What an initiator makes of it when the responder misbehaves: it gives up (refused) or tries on (dropped).
 
-Without NAT-D charon knows of no NAT, and gets no child: libipsec has ESP in UDP alone."""
+Without NAT-D charon knows of no NAT and asks for native ESP, which natt, which knows better, refuses."""

@@ -194,7 +194,8 @@ def every_shared_version_carries_traffic(cell: Cell) -> None:
 )
 def every_shared_version_keeps_asks_and_recovers(cell: Cell) -> None:
     cell.start("right", **terms(cell, "right", nat_t=KNOWN["natt"]))
-    cell.start("left", **terms(cell, "left", nat_t=KNOWN["natt"]) or {"liveness": 1})
+    # A question each second would put off keepalives of one second for ever.
+    cell.start("left", **terms(cell, "left", nat_t=KNOWN["natt"]) or {"liveness": 2})
     left, right = cell.endpoint("left").address, cell.endpoint("right").address
     for version in shared_versions(cell):
         connect_under(cell, version)

@@ -8,6 +8,7 @@ import threading
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -33,6 +34,7 @@ from lab.ike.ikev1.config import Config
 from lab.ike.ikev1.numbers import PayloadType
 from lab.ike.ikev1.payloads import Identity
 from lab.ike.ikev1.peer import Ikev1Peer
+from lab.ike.ikev1.suites import AES128, AES256, TRIPLE_DES, Phase1Suite
 from lab.ike.runner import Runner
 from lab.ike.transport import Endpoint
 from lab.ike.versions import by_name
@@ -358,17 +360,50 @@ def test_charon_survives_deviations(name):
         assert charon.sas() is not None
 
 
-class StrongSwanWithDpd(StrongSwan):
-    """charon that asks R-U-THERE after a second of silence."""
+class StrongSwanWith(StrongSwan):
+    """charon with other `terms` of its connection."""
+
+    terms: ClassVar[dict[str, object]] = {}
 
     def _load(self):
         session, self._session = self._session, self
         self.load_shared = session.load_shared
-        self.load_conn = lambda told: session.load_conn({"lab": {**told["lab"], "dpd_delay": "1s"}})
+        self.load_conn = lambda told: session.load_conn({"lab": {**told["lab"], **self.terms}})
         try:
             super()._load()
         finally:
             self._session = session
+
+
+class StrongSwanWithDpd(StrongSwanWith):
+    """charon that asks R-U-THERE after a second of silence."""
+
+    terms: ClassVar = {"dpd_delay": "1s"}
+
+
+@pytest.mark.parametrize("exchange", ["main", "aggressive"])
+@pytest.mark.parametrize(
+    ("suite", "proposal"),
+    [
+        (Phase1Suite(TRIPLE_DES, "md5", 2), "3des-md5-modp1024"),
+        (Phase1Suite(TRIPLE_DES, "sha1", 14), "3des-sha1-modp2048"),
+        (Phase1Suite(AES128, "sha1", 2), "aes128-sha1-modp1024"),
+        (Phase1Suite(AES256, "sha256", 14), "aes256-sha256-modp2048"),
+        (Phase1Suite(AES256, "sha256", 19), "aes256-sha256-ecp256"),
+    ],
+    ids=str,
+)
+def test_suites_of_phase_1(suite, proposal, exchange):
+    charon_type = type("StrongSwanOfSuite", (StrongSwanWith,), {"terms": {"proposals": [proposal]}})
+    with against_charon("left", exchange, ["rfc3947"], charon_type=charon_type, suites=(suite,)) as (
+        live,
+        charon,
+    ):
+        live.do(live.peer.initiate)
+        live.until(lambda: live.of(InstallSa), "our child SA")
+        assert live.events("phase1-established")[0].detail["version"] == "rfc3947"
+        live.until(lambda: spis(charon), "charon's child SA")
+        assert charon.nat_flags() >= {"nat-remote"}
 
 
 class Asked:
