@@ -9,8 +9,20 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 SCENARIOS = (
     *("CKS-01", "CKS-02", "DMX-01", "DMX-02", "DMX-03", "DMX-05", "DMX-06", "DMX-08", "DMX-11", "ENC-01"),
-    *("ENC-03", "ENC-06", "ENC-13", "FLT-02", "FLT-10", "FLT-12", "FLT-22", "FRG-12", "KA-01", "KA-02"),
-    *("REB-01", "REB-04", "REB-05", "REB-11", "ROB-01", "ROB-02", "ROB-07", "ROB-13", "TOP-02", "VER-22"),
+    *("ENC-03", "ENC-06", "FLT-02", "FLT-10", "FLT-12", "FLT-22", "FRG-12", "KA-01", "KA-02"),
+    *(
+        "REB-01",
+        "REB-04",
+        "REB-05",
+        "REB-11",
+        "ROB-01",
+        "ROB-02",
+        "ROB-07",
+        "ROB-13",
+        "TOP-02",
+        "VER-22",
+        "ENC-24",
+    ),
 )
 
 
