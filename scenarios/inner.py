@@ -1,5 +1,6 @@
 """UDP datagrams between applications behind the two peers."""
 
+import errno
 import itertools
 import socket
 from types import TracebackType
@@ -17,6 +18,7 @@ _IP_MTU = 14
 _PMTUDISC_DONT = 0
 _PMTUDISC_DO = 2
 _IP_RECVTOS = 13
+DEVICE = {"natt": "natt0", "strongswan": "ipsec0"}
 _TOS = (socket.IPPROTO_IP, socket.IP_TOS)
 
 
@@ -119,3 +121,18 @@ def forget_path(cell: Cell) -> None:
     for node in cell.network.nodes.values():
         for family in ("-4", "-6"):
             node.run(["ip", family, "route", "flush", "cache"]).check()
+
+
+def widen(cell: Cell, side: str, mtu: int) -> None:
+    """Let the tunnel device of `side` take inner packets of up to `mtu` octets."""
+    device = DEVICE[cell.spec.left if side == "left" else cell.spec.right]
+    cell.endpoint(side).node.run(["ip", "link", "set", device, "mtu", str(mtu)]).check()
+
+
+def is_refused(cell: Cell, sink: Sink, octets: int, child: int = 0) -> bool:
+    """Whether the sender's own stack knows that an inner packet of so many octets is too big."""
+    try:
+        send_packet(cell, sink, octets, dont_fragment=True, child=child)
+    except OSError as error:
+        return error.errno == errno.EMSGSIZE
+    return False

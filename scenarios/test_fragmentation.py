@@ -1,6 +1,5 @@
 """Sizes: what just fits, what is told about the rest, and fragments inside and outside."""
 
-import errno
 import socket
 
 from scapy.layers.inet import IP
@@ -13,20 +12,12 @@ from lab.peers.peer import IKEV2, MANUAL
 from lab.scenario import scenario
 from lab.wait import wait_until
 from scenarios.injection import as_arriving, example, held_back, inject
-from scenarios.inner import came_before_now, forget_path, inner_sink, send_packet, told_mtu
+from scenarios.inner import came_before_now, forget_path, inner_sink, is_refused, send_packet, told_mtu, widen
 
 VERSIONS = (MANUAL, IKEV2)
 IP_HEADER = 20
-DEVICE = {"natt": "natt0", "strongswan": "ipsec0"}
-
 LARGEST = (("aes-cbc-hmac-sha1", 1422, 1488), ("aes-gcm-16", 1438, 1500))
 """Suite, largest inner packet for an outer MTU of 1500, and the outer packet around it."""
-
-
-def widen(cell: Cell, side: str, mtu: int) -> None:
-    """Let the tunnel device of `side` take inner packets of up to `mtu` octets."""
-    device = DEVICE[cell.spec.left if side == "left" else cell.spec.right]
-    cell.endpoint(side).node.run(["ip", "link", "set", device, "mtu", str(mtu)]).check()
 
 
 @scenario(
@@ -58,14 +49,6 @@ def largest_inner_packet_fills_the_mtu(cell: Cell) -> None:
 def is_large(packet: Seen) -> bool:
     """Whether it is an IP packet of about the MTU."""
     return (packet.ip_length or 0) > 1400
-
-
-def is_refused(cell: Cell, sink: object, octets: int, child: int) -> bool:
-    try:
-        send_packet(cell, sink, octets, dont_fragment=True, child=child)  # type: ignore[arg-type]
-    except OSError as error:
-        return error.errno == errno.EMSGSIZE
-    return False
 
 
 FRAGMENTS_OUTSIDE = {"natt": False, "strongswan": True}
