@@ -91,7 +91,11 @@ def test_an_unmet_expectation_fails_and_keeps_its_evidence(tmp_path: Path) -> No
     assert "expected: no ESP-in-UDP packets on wan" in facts.reason
     evidence = tmp_path / "reports/latest" / facts.evidence
     kept = {str(path.relative_to(evidence)) for path in evidence.rglob("*") if path.is_file()}
-    assert {"capture.pcapng", "nat.rules", "left/nattd.toml", "right/nattd.stderr"} <= kept
+    assert {"capture.pcapng", "nat.rules", "left/nattd.toml", "right/nattd.stderr", "keys/esp_sa"} <= kept
+    argv = ["tshark", "-r", str(evidence / "capture.pcapng"), "-Y", 'frame.comment contains "UNMET"']
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.count("\n") >= 2
+    assert "UDPENCAP" in done.stdout or "ESP" in done.stdout
 
 
 def test_the_other_pair_of_a_version_is_unsupported_not_skipped_silently(tmp_path: Path) -> None:

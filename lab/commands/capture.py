@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 import base64
-import shutil
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,21 +16,24 @@ from lab.capture.packets import Trace
 from lab.capture.pcapng import write_pcapng
 from lab.capture.rolling import RollingLadder
 from lab.capture.seen import Ports
+from lab.commands.ladder import account_of, terminal_width
 from lab.commands.subcommands import Subcommands, add_lab_option
+from lab.errors import MisuseError
 from lab.standing.client import ask
 from lab.standing.registry import LabError, Listed, find
 
 _POLL = 0.25
-_PIPED_WIDTH = 120
 
 
 def add_to(commands: Subcommands) -> None:
     """Declare the subcommand and its options."""
     capture = commands.add_parser(
         "capture",
-        help="what was on the links of a standing lab, or is",
-        description="A ladder of what was captured since the lab was built, and what looks wrong with it.",
+        help="what was on the links of a standing lab, or is; or what a capture file holds",
+        description="A ladder of what was captured since the lab was built, and what looks wrong with it. "
+        "With FILE, the same of a pcap or pcapng file; `nattlab ladder` has more options for these.",
     )
+    capture.add_argument("file", nargs="?", type=Path, metavar="FILE", help="a pcap or pcapng file")
     add_lab_option(capture)
     capture.add_argument("--live", action="store_true", help="draw packets as they come, until ^C")
     capture.add_argument("--seconds", type=float, metavar="S", help="with --live: end after so long")
@@ -42,8 +43,13 @@ def add_to(commands: Subcommands) -> None:
 
 
 def _capture(options: argparse.Namespace) -> int:
+    if options.file is not None:
+        if options.live or options.write is not None or options.name is not None:
+            raise MisuseError("a FILE is no lab: leave out --live, --write and --name")
+        print(account_of(options.file).text(terminal_width(), options.limit))
+        return 0
     lab = find(options.name)
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else _PIPED_WIDTH
+    width = terminal_width()
     trace = _live(lab, options.seconds, width) if options.live else _all(lab, options.limit, width)
     if options.write is not None:
         try:

@@ -53,26 +53,38 @@ def _ladder(options: argparse.Namespace) -> int:
     ports = Ports(
         ike=(*DEFAULT_PORTS.ike, *options.ike_port), nat_t=(*DEFAULT_PORTS.nat_t, *options.nat_t_port)
     )
+    account = account_of(options.file, ports)
+    if options.json:
+        print(json.dumps({"file": str(options.file), **account.as_dict()}, indent=1))
+    else:
+        print(account.text(terminal_width(), max(1, options.limit)))
+    if options.keys is not None:
+        _take_keys(options.keys, options.file)
+    return 1 if options.check and account.wrong else 0
+
+
+def account_of(file: Path, ports: Ports = DEFAULT_PORTS) -> Account:
+    """Read a capture file; one cut short as far as it goes, with a word on it. Raises MisuseError."""
     try:
-        frames = read_capture(options.file)
-        carried = keytables.extract(section_comments(options.file))
+        frames = read_capture(file)
     except CaptureFileError as error:
         if not error.frames:
             raise MisuseError(str(error)) from error
         print(f"nattlab: {error}; what was read before is shown", file=sys.stderr)
-        frames, carried = list(error.frames), {}
-    account = Account.of(Trace(frames, ports=ports).packets)
-    if options.json:
-        print(json.dumps({"file": str(options.file), **account.as_dict()}, indent=1))
-    else:
-        width = shutil.get_terminal_size().columns if sys.stdout.isatty() else _PIPED_WIDTH
-        print(account.text(width, max(1, options.limit)))
-    if options.keys is not None:
-        _take_keys(options.keys, carried, options.file)
-    return 1 if options.check and account.wrong else 0
+        frames = list(error.frames)
+    return Account.of(Trace(frames, ports=ports).packets)
 
 
-def _take_keys(folder: Path, carried: dict[str, list[str]], file: Path) -> None:
+def terminal_width() -> int:
+    """Columns to draw in."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else _PIPED_WIDTH
+
+
+def _take_keys(folder: Path, file: Path) -> None:
+    try:
+        carried = keytables.extract(section_comments(file))
+    except CaptureFileError as error:
+        raise MisuseError(str(error)) from error
     if not carried:
         raise MisuseError(f"{file} carries no keys: those of nattlab's evidence do")
     try:

@@ -62,7 +62,8 @@ def _told(result: Result) -> str:
     head = f"**{_SIGNS[result.verdict]} {result.verdict.value}** `{result.cell}`: {_text(result.title)}"
     source = f" ({_text(result.source)})" if result.source else ""
     ticket = f"\n\nTicket: {_text(result.ticket)}" if result.ticket else ""
-    return f"{head}{source}{ticket}\n\n{_fenced(result.reason)}\n\nAgain: `{result.rerun}`"
+    kept = "".join(f"\n\nEvidence: `{each.evidence}`" for each in result.attempts if each.evidence)
+    return f"{head}{source}{ticket}\n\n{_fenced(result.reason)}{kept}\n\nAgain: `{result.rerun}`"
 
 
 def _matrix(run: Run) -> Iterator[str]:

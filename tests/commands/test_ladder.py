@@ -151,3 +151,15 @@ def test_ip_without_udp_is_no_trouble(tmp_path: Path, capsys: pytest.CaptureFixt
     wrpcap(str(path), [Ether() / IP(src=LEFT, dst=RIGHT, proto=47)])
     assert main(["ladder", str(path)]) == 0
     assert "IP protocol 47" in capsys.readouterr().out
+
+
+def test_capture_takes_files_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = str(DATA / "racoon-03.pcap")
+    assert main(["ladder", file]) == 0
+    told = capsys.readouterr().out
+    assert main(["capture", file]) == 0
+    assert capsys.readouterr().out == told
+    assert main(["capture", file, "--live"]) == 2
+    assert "a FILE is no lab: leave out --live" in capsys.readouterr().err
+    assert main(["capture", str(tmp_path / "none.pcap")]) == 2
+    assert "none.pcap: No such file" in capsys.readouterr().err

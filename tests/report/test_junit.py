@@ -146,6 +146,26 @@ def test_files_of_others_are_read_by_their_outcome(tmp_path: Path) -> None:
     assert found["a.fails"].message == "no"
 
 
+def test_files_that_pytest_writes_of_our_cells_say_the_verdict_in_properties(tmp_path: Path) -> None:
+    suite = ElementTree.Element("testsuite", name="pytest")
+    for each in EVERY.results:
+        case = ElementTree.SubElement(
+            suite, "testcase", classname="scenarios.test_x", name=each.cell, time="0.1"
+        )
+        properties = ElementTree.SubElement(case, "properties")
+        for name, value in each.as_properties():
+            clean = value.replace("\x1b", "").replace("\0", "")
+            ElementTree.SubElement(properties, "property", name=name, value=clean)
+        if each.verdict.is_bad:
+            ElementTree.SubElement(case, "failure", message="AssertionError")
+    path = tmp_path / "pytest.xml"
+    ElementTree.ElementTree(suite).write(path)
+    found = read_cases(path)
+    assert {name: case.verdict for name, case in found.items()} == {
+        each.cell: each.verdict.value for each in EVERY.results
+    }
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [

@@ -27,6 +27,7 @@ def test_what_needs_a_person_is_told_with_reason_and_command() -> None:
     for number, verdict in ((2, "failed"), (6, "unexpected pass"), (7, "flaky"), (8, "broken lab")):
         assert f"{verdict}** `{cell(number)}`" in text
         assert f"Again: `nattlab run '{cell(number)}'`" in text
+    assert "Evidence: `cells/ENC-02.natt-strongswan-one_nat-ikev2.attempt-2`" in text
     assert f"- `{cell(5)}`: tracker \\#7" in text
     assert "no module named y" in text
     assert "- 1 × unavailable: INET\\_ESP: ip xfrm state: not supported" in text
