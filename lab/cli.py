@@ -14,6 +14,7 @@ from lab.errors import MisuseError
 
 SUBCOMMANDS = {
     "run": "run",
+    "pairs": "pairs",
     "catalogue": "catalogue",
     "topology": "topology",
     "doctor": "doctor",

@@ -7,9 +7,11 @@ from socket import IPPROTO_TCP
 from lab.capture.expect import expect
 from lab.capture.seen import Kind
 from lab.cell import Cell
+from lab.net.behaviour import Filtering, Ports
 from lab.net.xtables import BACKENDS
 from lab.peers import traffic
-from lab.peers.peer import IKEV1_MAIN, IKEV2, MANUAL
+from lab.peers.peer import IKEV1_MAIN, IKEV2, MANUAL, NAT_T_PORT
+from lab.report import nat_pairs
 from lab.scenario import scenario
 from scenarios.mapping import OTHER_ADDRESS, let_in, nat, outside
 
@@ -71,6 +73,42 @@ def two_hosts_behind_nats_of_different_kinds(cell: Cell) -> None:
         sport=4500, dst=address, dport=port
     )
     expect(cell.seen.native_esp).none()
+
+
+@scenario(
+    "TOP-17",
+    topologies=nat_pairs.topologies()[-1:],
+    on_demand=nat_pairs.topologies()[:-1],
+    versions=(IKEV2,),
+    features=("ike", "nat-detection"),
+    pairs=SAME[:1],
+)
+def nats_of_any_two_kinds_let_a_tunnel_through(cell: Cell) -> None:
+    cell.up()
+    cell.ping(2)
+    cell.ping_back(2)
+    left, right = cell.endpoint("left"), cell.endpoint("right")
+    natl, natr = cell.network.nat("natl"), cell.network.nat("natr")
+    for peer in (cell.left, cell.right):
+        assert {"nat-local", "nat-remote"} <= peer.nat_flags()
+    address, port = outside(cell, "wanl")
+    assert (port == NAT_T_PORT) is (natl.config.ports is Ports.PRESERVE)
+    expect(cell.seen.on("lanr").esp_in_udp.sent_by(right.address)).each_field(dst=address, dport=port)
+    expect(cell.seen.native_esp).none()
+    natr.forget()
+    last = cell.seen[-1]
+    with right.node.socket() as sock:
+        sock.bind((right.inner, 0))
+        sock.sendto(b"first", (right.remote_inner, 9))
+    # Between two NATs that both choose ports it is known by no port.
+    cell.until(lambda seen: seen.on("wanl").after(last).to(address), "right's datagram before natl")
+    cell.watch_for(0.3, lambda seen: seen.on("lanl").after(last).to(left.address))
+    came = expect(cell.seen.on("lanl").after(last).esp_in_udp.to(left.address), nat_pairs.RIGHT_FIRST)
+    if natr.config.ports is Ports.PRESERVE or natl.config.filtering is not Filtering.APDF:
+        came.exactly(1)
+        cell.ping()
+    else:
+        came.none()
 
 
 @scenario(
