@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lab.report.sequence import FOLD, Step, form
+from lab.report.sequence import Step, formed
 
 BEFORE, AFTER = 2, 5
 END = "(ends here)"
@@ -47,14 +47,5 @@ def _following(shape: Sequence[str], index: int) -> tuple[str, ...]:
 
 def step_of(steps: Sequence[Step], index: int) -> int | None:
     """The number in `steps` of what stands at `index` in their shape; None where they do not reach so far."""
-    seen = -1
-    last = ""
-    for number, step in enumerate(steps):
-        if step.what == FOLD:
-            continue
-        text = form(step)
-        if text != last:
-            seen, last = seen + 1, text
-        if seen == index:
-            return number
-    return None
+    found = formed(steps)
+    return found[index][0] if index < len(found) else None

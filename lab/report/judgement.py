@@ -25,6 +25,9 @@ _SAID = {Verdict.UNSUPPORTED: "unsupported by the peer: ", Verdict.UNAVAILABLE: 
 _SPEAKING = (AssertionError, BrokenLabError, UnsupportedError, probe.UnavailableError)
 """Errors whose text was made to be read, so that it needs neither type nor place."""
 
+PACKETS_SAY = "what the packets say: "
+"""What a line of a reason begins with that was told from the packets."""
+
 
 def judge(call: pytest.CallInfo[None]) -> tuple[Verdict, str]:
     """Verdict and reason of one phase.
@@ -52,7 +55,7 @@ def explain(call: pytest.CallInfo[None], packets: Callable[[], Packets]) -> None
     except CaptureError as lost:
         found = [str(lost)]
     for sentence in found:
-        error.add_note(f"what the packets say: {sentence}")
+        error.add_note(f"{PACKETS_SAY}{sentence}")
 
 
 def is_crash(call: pytest.CallInfo[None]) -> bool:

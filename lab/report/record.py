@@ -8,7 +8,7 @@ from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-from lab.capture.diagnosis import findings
+from lab.capture.account import looks_wrong
 from lab.capture.packets import Decision, Packets
 from lab.journal import Entry
 from lab.net.topology import Topology
@@ -93,7 +93,7 @@ class Record:
             checks=_checks(decisions),
             steps=tuple(map(sequence.rounded, sequence.shortened(every, STEPS[passed]))),
             shape=tuple(sequence.shape(every)),
-            findings=() if passed else tuple(findings(packets)),
+            findings=() if passed else tuple(looks_wrong(packets)),
             place=place,
         )
 

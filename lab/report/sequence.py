@@ -53,6 +53,8 @@ class Step:
     what: str
     text: str
     number: int = 0
+    kind: str = ""
+    """of a packet, a value of lab.capture.seen.Kind, as its last link has it"""
     hops: tuple[Hop, ...] = ()
     lost_at: str = ""
     mark: str = ""
@@ -91,16 +93,16 @@ def steps(
         return []
     start = min(moments)
     links = [link for link in ends if any(packet.link == link for packet in shown)]
-    found: list[tuple[int, Step, Kind | None]] = []
+    found: list[tuple[int, Step]] = []
     for row in _joined(rows(shown, links), graph, ends):
         first = next(iter(row.values()))
-        found.append((first.time_ns, _packet(row, start, graph, ends, unmet), first.kind))
+        found.append((first.time_ns, _packet(row, start, graph, ends, unmet)))
     for entry in noted:
         ms = (entry.time_ns - start) / 1e6
         step = Step(ms, EVENT, entry.text, where=entry.where, outcome=entry.outcome, detail=entry.detail)
-        found.append((entry.time_ns, step, None))
+        found.append((entry.time_ns, step))
     found.sort(key=lambda each: each[0])
-    return _folded([(step, kind) for _, step, kind in found])
+    return _folded([step for _, step in found])
 
 
 def begin_ns(packets: Sequence[Seen], entries: Sequence[Entry]) -> int:
@@ -136,16 +138,22 @@ def shortened(sequence: Sequence[Step], limit: int) -> list[Step]:
 def shape(sequence: Iterable[Step]) -> list[str]:
     """What the sequence looks like without what differs from run to run: times, SPIs, numbers, chosen ports.
 
-    One text a step; folds are left out and repeats stand once, so that two runs of the same behaviour are
-    alike however long they took.
+    One text a step. Of packets other than IKE that look alike one stands for all until the next IKE message
+    or event, and repeats of those stand once: two runs of one behaviour are alike however long they took.
     """
-    found: list[str] = []
-    for step in sequence:
-        if step.what == FOLD:
-            continue
+    return [text for _, text in formed(sequence)]
+
+
+def formed(sequence: Iterable[Step]) -> list[tuple[int, str]]:
+    """shape(), each text with the number of the step it stands for."""
+    found: list[tuple[int, str]] = []
+    known: set[str] = set()
+    for number, step in enumerate(sequence):
         text = form(step)
-        if not found or found[-1] != text:
-            found.append(text)
+        if step.what == FOLD or text in known:
+            continue
+        known = {*known, text} if step.kind in _BULK else {text}
+        found.append((number, text))
     return found
 
 
@@ -194,6 +202,7 @@ def _packet(row: Row, start: int, graph: Graph, ends: Mapping[str, Ends], unmet:
         what=PACKET,
         text=text,
         number=first.number,
+        kind=last.kind.value,
         hops=hops,
         lost_at=_lost_at(last, hops[-1], graph),
         mark=mark,
@@ -253,40 +262,34 @@ def _lost_at(packet: Seen, hop: Hop, graph: Graph) -> str:
     return hop.receiver
 
 
-def _folded(found: Sequence[tuple[Step, Kind | None]]) -> list[Step]:
+def _folded(found: Sequence[Step]) -> list[Step]:
     """Of packets that look alike the first since the last IKE message or event; the rest become folds."""
     result: list[Step] = []
     known: set[object] = set()
-    run: list[tuple[Step, Kind]] = []
+    run: list[Step] = []
 
     def flush() -> None:
         result.extend(_fold(run))
         run.clear()
 
-    for step, kind in found:
-        if kind not in _BULK or step.mark:
-            flush()
-            known = set()
-            result.append(step)
+    for step in found:
+        like = (step.kind, step.hops, step.lost_at)
+        if step.kind in _BULK and like in known and not step.mark:
+            run.append(step)
             continue
-        assert kind is not None
-        like = (kind, step.hops, step.lost_at)
-        if like in known:
-            run.append((step, kind))
-        else:
-            known.add(like)
-            flush()
-            result.append(step)
+        flush()
+        known = {*known, like} if step.kind in _BULK else set()
+        result.append(step)
     flush()
     return result
 
 
-def _fold(run: Sequence[tuple[Step, Kind]]) -> list[Step]:
+def _fold(run: Sequence[Step]) -> list[Step]:
     if len(run) < 2:
-        return [step for step, _ in run]
-    counts = Counter(kind.value for _, kind in run)
+        return list(run)
+    counts = Counter(step.kind for step in run)
     text = ", ".join(f"{count} × {kind}" for kind, count in counts.most_common())
-    return [Step(run[0][0].ms, FOLD, f"… {text}, as above", count=len(run))]
+    return [Step(run[0].ms, FOLD, f"… {text}, as above", count=len(run))]
 
 
 def _omitted(missing: Sequence[Step]) -> list[Step]:

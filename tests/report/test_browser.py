@@ -141,6 +141,15 @@ def test_filters_leave_what_matches(browser: Chrome, report: Path) -> None:
     assert shown(browser, rows) == []
 
 
+def test_a_timeline_leaves_out_what_is_not_wanted(browser: Chrome, report: Path) -> None:
+    look(browser, report / PAGES["failed"])
+    assert len(shown(browser, ".m-log")) == 1
+    assert len(shown(browser, ".m-packet")) > 3
+    browser.find_element(By.ID, "show-packet").click()
+    assert len(shown(browser, ".m-log")) == 1
+    assert shown(browser, ".m-packet") == []
+
+
 def test_everything_is_there_without_scripts(browser: Chrome, report: Path) -> None:
     browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
     try:

@@ -13,6 +13,7 @@ from lab.report.passage import Passage
 from lab.report.record import FILE, Record
 from lab.report.sequence import FOLD, shortened
 from tests.report.conftest import AUTH, Wire, connected, esp
+from tests.report.pages import eaten
 
 Make = Callable[..., Record]
 
@@ -105,6 +106,29 @@ def test_two_runs_of_the_same_behaviour_have_one_shape(make_record: Make) -> Non
         *one.shape,
         "ESP in UDP (left→nat 4500→4500, lost at nat)",
     )
+
+
+def test_the_shape_of_a_failure_does_not_depend_on_what_it_marks(make_record: Make) -> None:
+    wire = Wire()
+    entries = connected(wire, pings=9)
+    passed = make_record(wire, entries)
+    trace = Trace(wire.frames, ("lan", "wan"))
+    with pytest.raises(UnmetExpectationError):
+        expect(trace.packets.esp_in_udp).none()
+    failed = make_record(wire, entries, passed=False, trace=trace)
+    assert len(failed.steps) > len(passed.steps)
+    assert failed.shape == passed.shape
+
+
+def test_a_packet_that_a_middlebox_changed_is_one_step(make_record: Make) -> None:
+    record = make_record(*eaten(), passed=False)
+    (changed, *_) = [step for step in record.steps if step.mark == "wrong"]
+    assert changed.text.startswith("IKE_AUTH request marked 1 ⇒ ESP in UDP 01234567")
+    assert [(hop.sender, hop.receiver) for hop in changed.hops] == [("left", "nat"), ("nat", "right")]
+    assert changed.lost_at == ""
+    assert changed.detail.startswith("changed on its way by nat: IKE on the NAT-T port without")
+    assert any("taken for ESP" in finding for finding in record.findings)
+    assert make_record(*eaten()).findings == ()
 
 
 def test_a_long_sequence_keeps_both_ends_and_says_what_it_leaves_out(make_record: Make) -> None:

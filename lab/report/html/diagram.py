@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
+from lab.capture.seen import Kind
 from lab.report.plan import Plan, PlanLink, endpoint
 from lab.report.sequence import EVENT, FOLD, PACKET, Step
 
@@ -112,6 +113,17 @@ STYLES = {
 }
 
 
+_STYLE_OF: dict[str, str] = {
+    Kind.IKE: "ike",
+    Kind.IKE_MARKED: "marked",
+    Kind.ESP_IN_UDP: "esp",
+    Kind.ESP_IN_UDP_NON_IKE: "esp",
+    Kind.NATIVE_ESP: "native",
+    Kind.KEEPALIVE: "keepalive",
+    Kind.MALFORMED: "wrong",
+}
+
+
 def diagram(plan: Plan, steps: Sequence[Step], diverging: int | None = None) -> Diagram:
     """Lay out `steps` over the nodes of `plan` that take part; `diverging` is the number of a step."""
     nodes = _taking_part(plan, steps)
@@ -160,18 +172,7 @@ def style(step: Step) -> str:
     """The class of a step in a drawing: a key of STYLES, or ``event``, ``fold``."""
     if step.what in (EVENT, FOLD):
         return step.what
-    if step.mark == "wrong":
-        return "wrong"
-    text = step.text
-    if text.startswith(("ESP in UDP", "non-IKE ESP")):
-        return "esp"
-    if text.startswith("native ESP"):
-        return "native"
-    if text.startswith("keepalive"):
-        return "keepalive"
-    if text.startswith(("IKE", "CREATE_CHILD_SA", "INFORMATIONAL")):
-        return "marked" if " marked" in text else "ike"
-    return "other"
+    return "wrong" if step.mark == "wrong" else _STYLE_OF.get(step.kind, "other")
 
 
 def _taking_part(plan: Plan, steps: Sequence[Step]) -> list[str]:

@@ -134,6 +134,8 @@ def _way(cells: Sequence[Result], records: Mapping[str, Record]) -> Way:
     alike = [(cell, passage) for cell, passage in arrived if passage.how == how]
     inside = sorted({passage.inside_port for _, passage in alike if passage.inside_port})
     outside = sorted({passage.outside_port for _, passage in alike if passage.outside_port})
+    if sum(passage.floated for _, passage in alike) * 2 > len(alike):
+        how += " after the float"
     if inside and outside:
         how += f", port {_ports(inside)} ⇒ {_ports(outside)}"
     times = [passage.ms for _, passage in told if passage.ms is not None]

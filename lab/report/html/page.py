@@ -8,10 +8,14 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from lab.net import topology_file
+from lab.net.model import TopologyError
 from lab.report.divergence import Divergence, divergence, step_of
 from lab.report.folder import ReportFolder
 from lab.report.html.diagram import Diagram, diagram
 from lab.report.html.network import Drawing, drawing
+from lab.report.judgement import PACKETS_SAY
+from lab.report.plan import Plan, plan
 from lab.report.record import FILE, Record
 from lab.report.results import Attempt, Result
 from lab.report.timeline import Moment, timeline
@@ -59,11 +63,24 @@ class CellPage:
     code: str
     place: str
     record: Record | None = None
+    plan: Plan | None = None
     network: Drawing | None = None
     sequence: Diagram | None = None
     moments: tuple[Moment, ...] = ()
     baseline: Baseline | None = None
     differs: Divergence | None = None
+
+    @property
+    def reason(self) -> str:
+        """The reason without what the packets say, which is in `findings`."""
+        return "\n".join(line for line in self.result.reason.splitlines() if not line.startswith(PACKETS_SAY))
+
+    @property
+    def findings(self) -> list[str]:
+        """What the packets say, as of the failure and as of the end."""
+        at_once = [line for line in self.result.reason.splitlines() if line.startswith(PACKETS_SAY)]
+        at_the_end = self.record.findings if self.record is not None else ()
+        return list(dict.fromkeys([*(line.removeprefix(PACKETS_SAY) for line in at_once), *at_the_end]))
 
 
 def cell_page(
@@ -79,7 +96,10 @@ def cell_page(
     )
     place, code = _scenario(root, record.place) if record is not None else ("", "")
     if record is None:
-        return CellPage(result, tried, code, place)
+        planned = _planned(result.topology)
+        return CellPage(
+            result, tried, code, place, plan=planned, network=None if planned is None else drawing(planned)
+        )
     found = None
     if result.verdict is not Verdict.PASSED:
         passed = _retried(report, result) or passed
@@ -97,6 +117,7 @@ def cell_page(
         code,
         place,
         record,
+        record.plan,
         drawing(record.plan),
         diagram(record.plan, record.steps, at),
         tuple(timeline(record, logs)) if result.evidence else (),
@@ -110,6 +131,14 @@ def record_of(report: Path, result: Result) -> Record | None:
     last = max(1, len(result.attempts))
     folder = result.evidence or ReportFolder.evidence_name(result.cell, last)
     return Record.read(report / folder / FILE)
+
+
+def _planned(topology: str) -> Plan | None:
+    """The network that a cell would have had; None where its topology is gone."""
+    try:
+        return plan(topology_file.load(topology), {}, ())
+    except TopologyError:
+        return None
 
 
 def _retried(report: Path, result: Result) -> Baseline | None:

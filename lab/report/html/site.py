@@ -70,7 +70,7 @@ def write_html(report: Path, run: Run, root: Path) -> Path:
 
 def _notes(page: CellPage) -> list[str]:
     """What the front page says of a cell besides its reason."""
-    found = list(page.record.findings[:2]) if page.record is not None else []
+    found = page.findings[:3]
     if page.differs is not None and page.baseline is not None:
         now, then = page.differs.now[0], page.differs.then[0]
         found.append(f"First difference to {page.baseline.name}: now {now}; then {then}")
