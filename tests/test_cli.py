@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,10 +12,11 @@ from lab.scenario import catalogue
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def nattlab(*arguments: str) -> subprocess.CompletedProcess[str]:
+def nattlab(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-c", "import sys; from lab.cli import main; sys.exit(main())", *arguments],
         cwd=ROOT,
+        env={**os.environ, **environment},
         capture_output=True,
         text=True,
         timeout=120,
@@ -64,8 +66,10 @@ def test_misuse_is_told_in_one_line(
 
 
 def test_a_single_cell_can_be_rerun_with_its_evidence_kept(tmp_path: Path) -> None:
-    done = nattlab("run", "TOP-02[natt-natt-one_nat-manual]", "--keep-evidence", "--reports", str(tmp_path))
+    arguments = ("run", "TOP-02[natt-natt-one_nat-manual]", "--keep-evidence", "--reports", str(tmp_path))
+    done = nattlab(*arguments, GITHUB_STEP_SUMMARY=str(tmp_path / "step.md"))
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.splitlines()[-1] == "1 passed, 0 failed"
     evidence = tmp_path / "latest/cells/TOP-02.natt-natt-one_nat-manual"
     assert (evidence / "capture.pcapng").stat().st_size > 1000
+    assert (tmp_path / "step.md").read_text().startswith("## ✅ nattlab: 1 passed, 0 failed")
