@@ -11,7 +11,17 @@ from lab.capture.expect import expect
 from lab.capture.layers import network_packet
 from lab.capture.packets import Packets
 from lab.cell import Cell
-from lab.peers.peer import IKEV1_AGGRESSIVE, IKEV1_MAIN, IKEV2, MANUAL, NAT_T_PORT, NON_IKE, PeerError
+from lab.peers.peer import (
+    FORCE,
+    IKEV1_AGGRESSIVE,
+    IKEV1_MAIN,
+    IKEV2,
+    MANUAL,
+    NAT_T_PORT,
+    NON_IKE,
+    TRANSPORT,
+    PeerError,
+)
 from lab.scenario import scenario
 from scenarios.demultiplexing import IKE_HEADER, NON_ESP_MARKER
 from scenarios.forging import send_as_left
@@ -200,3 +210,23 @@ def another_port_serves_all_alike(cell: Cell) -> None:
     expect(cell.seen.on("lan").marked_ike).each_field(**ports)
     expect(cell.seen.from_port(4500)).none()
     expect(cell.seen.to_port(4500)).none()
+
+
+@scenario("ENC-10", topologies=("direct",), mode=TRANSPORT, encapsulation=FORCE)
+def forced_encapsulation_in_transport_mode(cell: Cell) -> None:
+    carries_transport_in_udp(cell)
+
+
+@scenario("B34", topologies=("direct",), versions=(IKEV2,), mode=TRANSPORT, encapsulation=FORCE)
+def forced_encapsulation_leaves_the_selectors_acceptable(cell: Cell) -> None:
+    carries_transport_in_udp(cell)
+
+
+def carries_transport_in_udp(cell: Cell) -> None:
+    """The child SA is agreed on, and what it carries goes in UDP though there is no NAT."""
+    cell.up()
+    cell.ping(2)
+    cell.ping_back(2)
+    cell.transfer()
+    expect(cell.seen.esp_in_udp).at_least(8).each_field(sport=4500, dport=4500)
+    expect(cell.seen.native_esp).none()

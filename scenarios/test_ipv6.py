@@ -96,7 +96,13 @@ def expect_one_nat_found(cell: Cell) -> None:
     assert "nat-remote" in cell.right.nat_flags()
 
 
-@scenario("V6-03", topologies=("one_nat66",), versions=(IKEV1_MAIN, IKEV2), features=IKE, pairs=SAME)
+@scenario(
+    "V6-03",
+    topologies=("one_nat66", "one_nat66@cgnat"),
+    versions=(IKEV1_MAIN, IKEV2),
+    features=IKE,
+    pairs=SAME,
+)
 def nat66_is_found_and_carries_both_ways(cell: Cell) -> None:
     passes_both_ways(cell)
     expect_one_nat_found(cell)

@@ -112,7 +112,12 @@ def nats_of_any_two_kinds_let_a_tunnel_through(cell: Cell) -> None:
 
 
 @scenario(
-    "TOP-04", topologies=("nested",), features=("keepalive",), pairs=SAME, versions=(IKEV2,), keepalive=1
+    "TOP-04",
+    topologies=("nested", "nested_three"),
+    features=("keepalive",),
+    pairs=SAME,
+    versions=(IKEV2,),
+    keepalive=1,
 )
 def nested_nats_stay_open_through_keepalives(cell: Cell) -> None:
     cell.network.nat("home").expire(2)

@@ -235,10 +235,6 @@ def _behaviour_problems(nat: Nat, name: str, where: tuple[str, ...]) -> Iterator
         yield TopologyError(f"{name} has a seed for nothing: add `ports: seeded`", (*where, "seed"))
     if not 0 <= nat.seed < 1 << 32:
         yield TopologyError(f"{name} has seed {nat.seed}: use 0 to {(1 << 32) - 1}", (*where, "seed"))
-    if nat.nat66 is Nat66.MASQUERADE and nat.learns and nat.one_to_one is None:
-        # nft 1.0.6 has too few registers for a learned map of IPv6 addresses.
-        text = f"{name} translates IPv6, which only filters by APDF and without hairpin: change nat66"
-        yield TopologyError(text, (*where, "nat66"))
     if (nat.nat66 is Nat66.PREFIX) != (nat.prefix is not None):
         text = (
             f"{name} translates prefixes with both or none of: `nat66: prefix` and `prefix: 2001:db8:1::/64`"

@@ -7,6 +7,7 @@ to, and new flows from outside are looked up in it. It holds whoever chose the p
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import NamedTuple
 
 from lab.net.behaviour import Block, Filtering, Mapping, Ports
 from lab.net.model import Family
@@ -47,9 +48,9 @@ def forget_rules(nat: NatConfig) -> str:
         if nat.translates(family):
             ip = "ip" if family == 4 else "ip6"
             lines += [
-                f"flush map {ip} {TABLE} {protocol}_{name}\n"
+                f"flush {learned.kind} {ip} {TABLE} {protocol}_{name}\n"
                 for protocol in PROTOCOLS
-                for name in _lookups(nat, ip)
+                for name, learned in _learned(nat, ip).items()
             ]
             lines += [f"flush set {ip} {TABLE} udp_fresh\n"] * (not nat.inbound_refresh)
     return "".join(lines)
@@ -87,16 +88,58 @@ def _chain(name: str, hook: str, rules: list[str]) -> str:
     return f"  chain {name} {{\n    {hook};\n{lines}  }}\n"
 
 
-def _lookups(nat: NatConfig, ip: str) -> dict[str, tuple[str, str]]:
-    """Learned maps by name: the types of their key, and their key in a packet that leaves."""
-    found: dict[str, tuple[str, str]] = {}
+class _Learned(NamedTuple):
+    """A map, or a set without value: the types of its key and value, and both in a packet that leaves."""
+
+    key_type: str
+    value_type: str
+    key: str
+    value: str
+
+    @property
+    def kind(self) -> str:
+        return "map" if self.value_type else "set"
+
+    def types(self) -> str:
+        return f"{self.key_type} : {self.value_type}" if self.value_type else self.key_type
+
+    def element(self) -> str:
+        return f"{self.key} : {self.value}" if self.value else self.key
+
+
+def _learned(nat: NatConfig, ip: str) -> dict[str, _Learned]:
+    """What is learned of packets that leave, by name.
+
+    IPv4 has one map for each way to look up an insider and its port. An IPv6 address and a port are too much
+    for one value, and for one look-up beside a key with an address, so that they are found by the outside
+    port, and a set holds who may send to it.
+    """
     if nat.one_to_one:
+        return {}
+    port, peer = ("inet_service", "ct reply proto-dst"), f"inet_service . {_address(ip)}"
+    insider, at = f"ct original {ip} saddr", "ct original proto-src"
+    by_peer = nat.filtering is Filtering.ADF
+    by_port = nat.filtering is Filtering.EIF or nat.hairpin
+    found = {}
+    if ip == "ip":
+        value = (f"{_address(ip)} . inet_service", f"{insider} . {at}")
+        if by_port:
+            found["port"] = _Learned(port[0], value[0], port[1], value[1])
+        if by_peer:
+            found["peer"] = _Learned(peer, value[0], f"{port[1]} . {ip} daddr", value[1])
         return found
-    if nat.filtering is Filtering.EIF or nat.hairpin:
-        found["port"] = ("inet_service", "ct reply proto-dst")
-    if nat.filtering is Filtering.ADF:
-        found["peer"] = (f"inet_service . {_address(ip)}", f"ct reply proto-dst . {ip} daddr")
+    if by_port or by_peer:
+        found["port"] = _Learned(port[0], _address(ip), port[1], insider)
+        found["port_at"] = _Learned(port[0], "inet_service", port[1], at)
+    if by_peer:
+        found["peer"] = _Learned(peer, "", f"{port[1]} . {ip} daddr", "")
     return found
+
+
+def _by_port(ip: str, protocol: str) -> str:
+    """Where a packet to an outside port goes."""
+    look = f"{protocol} dport map @{protocol}_port"
+    return look if ip == "ip" else f"{look} : {look}_at"
 
 
 def _address(ip: str) -> str:
@@ -112,8 +155,8 @@ def _sets(nat: NatConfig, ip: str) -> list[str]:
     for protocol in PROTOCOLS:
         options = f"flags dynamic,timeout; timeout {_seconds(nat, protocol)}s; size 65535;"
         parts += [
-            f"  map {protocol}_{name} {{\n    type {key} : {_address(ip)} . inet_service; {options}\n  }}\n"
-            for name, (key, _) in _lookups(nat, ip).items()
+            f"  {learned.kind} {protocol}_{name} {{\n    type {learned.types()}; {options}\n  }}\n"
+            for name, learned in _learned(nat, ip).items()
         ]
     if not nat.inbound_refresh:
         options = f"flags dynamic,timeout; timeout {_seconds(nat, 'udp')}s; size 65535;"
@@ -136,18 +179,19 @@ def _enter(nat: NatConfig, ip: str) -> list[str]:
     """After the static mappings of iptables, which are at priority dstnat."""
     arriving = f'iifname "{nat.outside}" fib daddr type local'
     rules: list[str] = []
-    for protocol in PROTOCOLS if _lookups(nat, ip) else ():
+    for protocol in PROTOCOLS if _learned(nat, ip) else ():
         if nat.filtering is Filtering.EIF:
-            rules.append(f"{arriving} dnat to {protocol} dport map @{protocol}_port")
+            rules.append(f"{arriving} dnat to {_by_port(ip, protocol)}")
         if nat.filtering is Filtering.ADF:
-            way = f"{protocol} dport . {ip} saddr map @{protocol}_peer"
-            rules.append(f"{arriving} dnat to {way}")
+            peer = f"{protocol} dport . {ip} saddr"
+            way = f"dnat to {peer} map @{protocol}_peer"
+            if ip == "ip6":
+                way = f"{peer} @{protocol}_peer dnat to {_by_port(ip, protocol)}"
+            rules.append(f"{arriving} {way}")
         if nat.hairpin:
             inside = ", ".join(f'"{link}"' for link in nat.inside)
             to = nat.address(4 if ip == "ip" else 6)
-            rules.append(
-                f"iifname {{ {inside} }} {ip} daddr {to} dnat to {protocol} dport map @{protocol}_port"
-            )
+            rules.append(f"iifname {{ {inside} }} {ip} daddr {to} dnat to {_by_port(ip, protocol)}")
     return [_chain("enter", "type nat hook prerouting priority dstnat + 1", rules)] if rules else []
 
 
@@ -181,10 +225,9 @@ def _learn(nat: NatConfig, ip: str) -> list[str]:
     rules = []
     for protocol in PROTOCOLS:
         leaving = f'oifname "{nat.outside}" meta l4proto {protocol} ct direction original'
-        value = f"ct original {ip} saddr . ct original proto-src"
         rules += [
-            f"{leaving} update @{protocol}_{name} {{ {key} : {value} }}"
-            for name, (_, key) in _lookups(nat, ip).items()
+            f"{leaving} update @{protocol}_{name} {{ {learned.element()} }}"
+            for name, learned in _learned(nat, ip).items()
         ]
         if protocol == "udp" and not nat.inbound_refresh:
             rules.append(f"{leaving} update @udp_fresh {{ ct reply proto-dst }}")

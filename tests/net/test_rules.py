@@ -4,7 +4,7 @@ import pytest
 
 from lab.net.behaviour import PRESETS, Filtering, Mapping, Middlebox, Nat66, PortRange, Ports, Timeouts
 from lab.net.nat import NatConfig, StaticMapping
-from lab.net.nft_rules import block_rules, nft_rules
+from lab.net.nft_rules import block_rules, forget_rules, nft_rules
 from lab.net.rules import nat66_rules, nat_rules
 
 DEFAULT = """\
@@ -240,6 +240,32 @@ def test_an_address_dependent_filter_learns_the_peers_too():
     expected = expected.replace("dport map", "dport . ip saddr map")
     expected = expected.replace("{ ct reply proto-dst :", "{ ct reply proto-dst . ip daddr :")
     assert nft_rules(config(filtering=Filtering.ADF)) == expected
+
+
+def test_ipv6_is_looked_up_by_port_and_a_set_holds_the_peers():
+    nat = NatConfig(
+        inside=("lan",), outside="wan", addresses=(IPv6Address("2001:db8::1"),), families=(6,),
+        nat66=Nat66.MASQUERADE, filtering=Filtering.ADF,
+    )  # fmt: skip
+    lines = [line.strip() for line in nft_rules(nat).splitlines() if "udp" in line or "inet_service" in line]
+    options = "flags dynamic,timeout; timeout 120s; size 65535;"
+    leaving = 'oifname "wan" meta l4proto udp ct direction original update'
+    assert lines[:6] == [
+        "map udp_port {",
+        f"type inet_service : ipv6_addr; {options}",
+        "map udp_port_at {",
+        f"type inet_service : inet_service; {options}",
+        "set udp_peer {",
+        f"type inet_service . ipv6_addr; {options}",
+    ]
+    assert lines[-4:] == [
+        'iifname "wan" fib daddr type local udp dport . ip6 saddr @udp_peer'
+        " dnat to udp dport map @udp_port : udp dport map @udp_port_at",
+        f"{leaving} @udp_port {{ ct reply proto-dst : ct original ip6 saddr }}",
+        f"{leaving} @udp_port_at {{ ct reply proto-dst : ct original proto-src }}",
+        f"{leaving} @udp_peer {{ ct reply proto-dst . ip6 daddr }}",
+    ]
+    assert "flush set ip6 lab_nat udp_peer\n" in forget_rules(nat)
 
 
 def test_iptables_alone_makes_what_it_can():

@@ -121,7 +121,6 @@ def test_every_option_of_a_nat():
         (NAT, NAT[:-1] + ", timeouts: {udp: 0}}", 6, "timeout udp 0: use seconds from 1 up"),
         (NAT, NAT[:-1] + ", timeouts: {udp: soon}}", 6, "'soon': write it like 30"),
         (NAT, NAT[:-1] + ", mapping: ADM, ports: 2000-2020}", 6, "too few ports for 2 destinations: widen 2000-2020"),
-        (NAT, NAT[:-1] + ", nat66: masquerade, filtering: EIF}", 6, "only filters by APDF and without hairpin"),
         (NAT, NAT[:-1] + ", nat66: nptv6}", 6, "nat66 is 'nptv6': use route, masquerade and prefix"),
         ("{left: 10.1.0.2/24", "{left: [10.1.0.2/24, \"fd01::2/64\"]", 9, "nat has IPv4 on lan, left has IPv4 and IPv6: use the same"),
         ("{left: 10.1.0.2/24", "{left: [10.1.0.2/24, 10.1.0.3/24]", 9, "left has two addresses of one family on lan: remove one"),
@@ -360,7 +359,6 @@ def test_kinds_of_nat_in_a_name_replace_those_of_the_file():
         ),
         ("direct@home,cgnat", "direct has 0 NATs, not 2"),
         ("two_clients@static_one_to_one", "nat nat has 2 peers inside, static_one_to_one serves one"),
-        ("one_nat66@full_cone", "only filters by APDF"),
         ("nothing@home", "no topology 'nothing'"),
     ],
 )

@@ -98,6 +98,20 @@ def test_a_nat_of_ipv6_is_classified_too(behaviour: str, tmp_path: Path):
         prove(network)
 
 
+@pytest.mark.parametrize(("mapping", "filtering"), list(product(Mapping, Filtering)))
+def test_all_combinations_of_rfc_4787_for_ipv6(mapping: Mapping, filtering: Filtering, tmp_path: Path):
+    declared = topology_file.load(f"one_nat66@{mapping.value}-{filtering.value}")
+    with Network.build(declared, tmp_path) as network:
+        for observed in prove_nat(network, "nat", 6):
+            assert (observed.mapping, observed.filtering) == (mapping, filtering)
+        network.nat("nat").forget()
+
+
+def test_a_hairpin_of_ipv6(tmp_path: Path):
+    with Network.build(topology_file.load("one_nat66@cgnat"), tmp_path) as network:
+        assert prove_nat(network, "nat", 6)[0].hairpin is True
+
+
 def test_a_nat_that_is_not_as_declared_is_a_broken_lab(tmp_path: Path):
     def symmetric(config):
         return nat_rules(config).replace("-j MASQUERADE", "-p udp -j MASQUERADE --random-fully", 1)
