@@ -214,16 +214,6 @@ def another_port_serves_all_alike(cell: Cell) -> None:
 
 @scenario("ENC-10", topologies=("direct",), mode=TRANSPORT, encapsulation=FORCE)
 def forced_encapsulation_in_transport_mode(cell: Cell) -> None:
-    carries_transport_in_udp(cell)
-
-
-@scenario("B34", topologies=("direct",), versions=(IKEV2,), mode=TRANSPORT, encapsulation=FORCE)
-def forced_encapsulation_leaves_the_selectors_acceptable(cell: Cell) -> None:
-    carries_transport_in_udp(cell)
-
-
-def carries_transport_in_udp(cell: Cell) -> None:
-    """The child SA is agreed on, and what it carries goes in UDP though there is no NAT."""
     cell.up()
     cell.ping(2)
     cell.ping_back(2)
