@@ -27,5 +27,10 @@ def with_scripted(*tables: Container[str]) -> Pairs:
     return tuple(dict.fromkeys((*responders(*tables), *initiators(*tables))))
 
 
+def among(*tables: Container[str]) -> Pairs:
+    """Each pair of peers that all `tables` know."""
+    return tuple(pair for pair in pairs() if all(_all_know(peer, tables) for peer in pair))
+
+
 def _all_know(peer: str, tables: tuple[Container[str], ...]) -> bool:
     return all(peer in table for table in tables)

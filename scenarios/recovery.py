@@ -56,8 +56,11 @@ def asks_and_hears(cell: Cell) -> None:
 def has_moved(cell: Cell, port: int, before: frozenset[int]) -> bool:
     """Whether the right end has its SAs at this port of the left one.
 
-    natt moves them. libipsec cannot, so charon replaces those of `before`.
+    natt moves them, and OpenIKED has its kernel move them. libipsec cannot, so charon replaces those of
+    `before`.
     """
+    if cell.spec.right == "openiked+natt":
+        return any(sa["direction"] == "out" and sa["dport"] == port for sa in cell.right.sas())
     if cell.spec.right == "natt":
         return bool(cell.right.manager.children[-1].outbound.destination.port == port)
     has_ike = any(int(sa.get("remote-port", 0)) == port for sa in cell.right.sas())

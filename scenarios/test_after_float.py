@@ -83,7 +83,7 @@ def rekeyed_child(cell: Cell, side: str) -> Packets:
     return cell.seen.on("wan").after(last).ike
 
 
-@scenario("FLT-12", versions=IKE, features=("ike",))
+@scenario("FLT-12", versions=IKE, features=("ike", "rekey-ike"))
 def the_responder_rekeys_at_the_mapped_port(cell: Cell) -> None:
     up_behind_other_ports(cell)
     expect_marked_at_mapping(cell, rekeyed_child(cell, "right"))
@@ -95,7 +95,7 @@ def the_responder_rekeys_at_the_mapped_port(cell: Cell) -> None:
     expect_marked_at_mapping(cell, cell.seen.on("wan").after(last).ike)
 
 
-@scenario("FLT-22", versions=IKE, features=("ike",))
+@scenario("FLT-22", versions=IKE, features=("ike", "rekey-ike"))
 def rekeying_keeps_the_encapsulation(cell: Cell) -> None:
     up_behind_other_ports(cell)
     expect_marked_at_mapping(cell, rekeyed_child(cell, "left"))

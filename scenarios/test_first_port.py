@@ -44,7 +44,7 @@ def an_exchange_lives_on_4500_from_the_start(cell: Cell) -> None:
     expect(cell.seen.where(lambda p: 500 in (p.sport, p.dport), "with port 500")).none()
 
 
-@scenario("FLT-14", pairs=with_scripted(), versions=(IKEV2,), features=("ike",))
+@scenario("FLT-14", pairs=with_scripted(), versions=(IKEV2,), features=("ike", "redirect"))
 def detours_of_ike_sa_init_do_not_delay_the_float(cell: Cell) -> None:
     detours = 0
     gateway = cell.endpoint("right").address

@@ -53,7 +53,9 @@ def the_interval_is_the_limit_of_suppression(cell: Cell) -> None:
     cell.until(lambda seen: seen.on("wan").after(quiet).keepalives, "a keepalive in the end", 5 * unit)
 
 
-@scenario("KA-11", versions=(IKEV1_MAIN, IKEV2), features=("ike", "keepalive"), keepalive=INTERVAL)
+@scenario(
+    "KA-11", versions=(IKEV1_MAIN, IKEV2), features=("ike", "keepalive", "rekey-ike"), keepalive=INTERVAL
+)
 def a_rekey_leaves_no_gap(cell: Cell) -> None:
     cell.up()
     cell.ping()

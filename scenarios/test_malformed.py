@@ -59,13 +59,25 @@ MALFORMED: dict[str, dict[str, tuple[Sequence[Deviation], dict[str, str]]]] = {
         "300 NAT-OAs": (nat_oa(IPV4 + bytes(4), 300), {"natt": DROPPED, "strongswan": REFUSED}),
     },
     IKEV2: {
-        "hash of 4 octets": (nat_detection(keep=8), {"natt": ESTABLISHED, "strongswan": REFUSED}),
-        "no hash": (nat_detection(keep=4), {"natt": ESTABLISHED, "strongswan": REFUSED}),
-        "half a notify": (nat_detection(keep=2), {"natt": REFUSED, "strongswan": REFUSED}),
-        "empty notify": (nat_detection(body=b""), {"natt": REFUSED, "strongswan": REFUSED}),
+        "hash of 4 octets": (
+            nat_detection(keep=8),
+            {"natt": ESTABLISHED, "strongswan": REFUSED, "openiked+natt": DROPPED},
+        ),
+        "no hash": (
+            nat_detection(keep=4),
+            {"natt": ESTABLISHED, "strongswan": REFUSED, "openiked+natt": DROPPED},
+        ),
+        "half a notify": (
+            nat_detection(keep=2),
+            {"natt": REFUSED, "strongswan": REFUSED, "openiked+natt": DROPPED},
+        ),
+        "empty notify": (
+            nat_detection(body=b""),
+            {"natt": REFUSED, "strongswan": REFUSED, "openiked+natt": DROPPED},
+        ),
         "hash of 400 octets": (
             nat_detection(body=NAT_DETECTION_SOURCE_IP + bytes(400)),
-            {"natt": ESTABLISHED, "strongswan": REFUSED},
+            {"natt": ESTABLISHED, "strongswan": REFUSED, "openiked+natt": DROPPED},
         ),
         "300 notifies": (
             [
@@ -73,7 +85,7 @@ MALFORMED: dict[str, dict[str, tuple[Sequence[Deviation], dict[str, str]]]] = {
                     Match(exchange=IKE_SA_INIT), Which(type=NOTIFY, prefix=NAT_DETECTION_SOURCE_IP), 300
                 )
             ],
-            {"natt": ESTABLISHED, "strongswan": REFUSED},
+            {"natt": ESTABLISHED, "strongswan": REFUSED, "openiked+natt": DROPPED},
         ),
     },
 }

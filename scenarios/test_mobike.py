@@ -14,7 +14,7 @@ from scenarios.recovery import asks_and_hears, has_moved, living_spis, outside_p
 SAME = (("natt", "natt"), ("strongswan", "strongswan"))
 
 
-@scenario("REB-06", versions=(IKEV2,), features=("ike",), mobike=True)
+@scenario("REB-06", versions=(IKEV2,), features=("ike", "follows-ike"), mobike=True)
 def a_change_of_the_port_alone_keeps_the_sa(cell: Cell) -> None:
     keeps_the_sa(cell)
 
@@ -58,7 +58,7 @@ def a_nat_that_restarts_is_noticed(cell: Cell) -> None:
     cell.ping()
 
 
-@scenario("REB-18", versions=(IKEV1_MAIN, IKEV2), features=("ike",))
+@scenario("REB-18", versions=(IKEV1_MAIN, IKEV2), features=("ike", "follows-ike"))
 def the_nat_disappears(cell: Cell) -> None:
     left, right = cell.endpoint("left"), cell.endpoint("right")
     right.node.run(["ip", "route", "add", f"{left.address}/32", "via", right.remote]).check()

@@ -52,7 +52,7 @@ def one_identity_used_twice(cell: Cell) -> None:
         cell.stop_peers()
 
 
-@scenario("MUL-11", topologies=("two_clients",), versions=(IKEV1_MAIN, IKEV2), features=("ike",))
+@scenario("MUL-11", topologies=("two_clients",), versions=(IKEV1_MAIN, IKEV2), features=("ike", "shared-nat"))
 def what_a_client_says_is_about_itself(cell: Cell) -> None:
     cell.start("right", *cell.clients)
     cell.connect()
@@ -75,7 +75,7 @@ def what_a_client_says_is_about_itself(cell: Cell) -> None:
     expect(cell.seen.on("lan1").after(last).ike).none()
 
 
-@scenario("MUL-13", topologies=("two_clients",), versions=(IKEV2,), features=("ike",))
+@scenario("MUL-13", topologies=("two_clients",), versions=(IKEV2,), features=("ike", "shared-nat"))
 def two_clients_choose_one_spi(cell: Cell) -> None:
     cell.start("right")
     cell.start(*cell.clients, spis=SPIS)

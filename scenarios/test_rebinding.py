@@ -64,12 +64,17 @@ def esp_from_a_new_port_is_decrypted(cell: Cell) -> None:
     assert cell.seen.on("wan").sent_by(cell.endpoint("right").address).esp_in_udp.last.dport == new
 
 
-@scenario("REB-04", versions=(IKEV1_MAIN, IKEV1_AGGRESSIVE, IKEV2), features=("ike",), mobike=False)
+@scenario(
+    "REB-04",
+    versions=(IKEV1_MAIN, IKEV1_AGGRESSIVE, IKEV2),
+    features=("ike", "follows-ike"),
+    mobike=False,
+)
 def life_is_told_where_esp_goes(cell: Cell) -> None:
     recovers(cell)
 
 
-@scenario("REB-05", versions=(IKEV2,), features=("ike",), mobike=True)
+@scenario("REB-05", versions=(IKEV2,), features=("ike", "follows-ike"), mobike=True)
 def a_mobike_client_updates_after_a_remap(cell: Cell) -> None:
     recovers(cell)
 

@@ -35,7 +35,9 @@ def go_to(cell: Cell, link: str) -> None:
     cell.until(lambda seen: seen.on(link).after(first).marked_ike.to(address), "the answer to the update", 8)
 
 
-@scenario("REB-07", topologies=("two_uplinks",), versions=(IKEV2,), features=("ike",), mobike=True)
+@scenario(
+    "REB-07", topologies=("two_uplinks",), versions=(IKEV2,), features=("ike", "follows-ike"), mobike=True
+)
 def encapsulation_goes_on_and_off(cell: Cell) -> None:
     start(cell)
     only_udp = "strongswan" in (cell.spec.left, cell.spec.right)

@@ -6,8 +6,13 @@ from lab.peers.peer import IKEV1_MAIN, IKEV2, MANUAL, UnsupportedError
 from lab.scenario import ATTRIBUTE, CellSpec, Scenario, ScenarioError, catalogue, scenario
 from lab.selection import Selection, SelectionError
 
+PAIRS = tuple((left, right) for left in ("natt", "strongswan") for right in ("natt", "strongswan"))
+"""Between two of the peers, lest another one changes what is expected here."""
+
 
 def declared(id: str = "ENC-01", **options: object) -> Scenario:
+    options.setdefault("pairs", PAIRS)
+
     def function(cell: object) -> None: ...
 
     marked = scenario(id, **options)(function)  # type: ignore[arg-type]

@@ -130,12 +130,16 @@ class AdoptedPeer(NattdPeer):
         self.wait_connected()
 
     def wait_connected(self) -> None:
-        """Wait until there is an SA in each direction."""
-        self._wait(
-            lambda: {sa["direction"] for sa in self.sas()} == {"in", "out"},
-            "install its SAs",
-            CONNECT_DEADLINE,
-        )
+        """Wait until there is an SA in each direction, and the program says that it is done."""
+        self._wait(self._is_connected, "install its SAs", CONNECT_DEADLINE)
+
+    def _is_connected(self) -> bool:
+        return {sa["direction"] for sa in self.sas()} == {"in", "out"} and self.has_ike
+
+    @property
+    @abstractmethod
+    def has_ike(self) -> bool:
+        """Whether an IKE SA is established here, and policies for its child SAs are in place."""
 
     def inbound_spi(self, child: int = 0) -> int:
         """SPI of the newest SA from the other end."""
@@ -143,6 +147,11 @@ class AdoptedPeer(NattdPeer):
         if not spis:
             raise PeerError(f"{self._name} has no SA from the other end")
         return spis[-1]
+
+    def rekey_child(self) -> None:
+        """Let the outbound SA reach its soft lifetime, upon which the program replaces it."""
+        newest = [sa for sa in self.sas() if sa["direction"] == "out"][-1]
+        self.key_socket.wear_out(newest["source"], newest["destination"], int(newest["spi"]))
 
     def stop(self) -> None:
         """SIGTERM to the program by its nattd, SIGKILL to both if that does not end them."""

@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from lab.natt.pfkey.client import Heard, PfKeyConnection
-from lab.natt.pfkey.extensions import Address, Extension
+from lab.natt.pfkey.extensions import Address, Extension, Limits
 from lab.natt.pfkey.kame import NatTFragment
 from lab.natt.pfkey.message import Message, decode_header, encode
 from lab.natt.pfkey.numbers import ANY_PROTOCOL, Dialect, Ext, MessageType, SaType
@@ -22,6 +22,7 @@ from lab.natt.setkey.statements import parse
 from lab.peers.peer import PeerError
 
 DEADLINE = 5.0
+_LIFETIMES = (Ext.LIFETIME_CURRENT, Ext.LIFETIME_HARD, Ext.LIFETIME_SOFT)
 
 
 @dataclass(frozen=True)
@@ -99,6 +100,19 @@ class KeySocket:
             answer = self.ask(self._encode(one.message))
             if answer.error:
                 raise PeerError(f"PF_KEY refuses line {one.line} of {text!r}: {answer.error}")
+
+    def wear_out(self, source: str, destination: str, spi: int) -> None:
+        """Let an SA reach its soft lifetime: whoever manages it hears EXPIRE. PeerError if refused."""
+        asked = self.say(f"get {source} {destination} esp {spi:#x} ;")
+        extensions = [
+            *(one for one in asked.message.extensions if one.kind not in _LIFETIMES),
+            Limits(Ext.LIFETIME_HARD, addtime=3600),
+            Limits(Ext.LIFETIME_SOFT, addtime=1),
+        ]
+        message = replace(asked.message, type=MessageType.UPDATE, extensions=tuple(extensions))
+        answer = self.ask(self._encode(message))
+        if asked.error or answer.error:
+            raise PeerError(f"PF_KEY refuses a lifetime of SA {spi:#x}: {asked.error or answer.error}")
 
     def dump(self) -> list[str]:
         """Every SA as a setkey statement."""

@@ -69,6 +69,10 @@ class Natt(NattdPeer):
                 "nat-detection",
                 "several-children",
                 "path-mtu",
+                "rekey-ike",
+                "follows-ike",
+                "redirect",
+                "shared-nat",
             }
         ),
     )

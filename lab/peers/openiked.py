@@ -23,6 +23,7 @@ from lab.probe import IKED
 
 KEEPALIVE = 20.0
 """Seconds; compiled in."""
+SHORTEST_LIFETIME = 2.0
 _CIPHERS = {"3des-cbc": "3des", "aes-cbc": "aes-{bits}", "aes-ctr": "aes-{bits}-ctr"}
 _MACS = {
     "hmac-md5-96": "hmac-md5",
@@ -47,7 +48,9 @@ class OpenIked(AdoptedPeer):
         modes=frozenset({"tunnel", "transport"}),
         encapsulations=frozenset({AUTO}),
         esp=frozenset(name for name, suite in ESP_SUITES.items() if _is_known(suite)),
-        options=frozenset({"inner_family", "wildcard", "liveness", "child_lifetime"}),
+        options=frozenset({"inner_family", "wildcard", "child_lifetime"}),
+        # Its policies have no reqids: to Linux the SAs of two clients behind one NAT differ in nothing. It
+        # moves SAs by an UPDATE that Linux refuses, so it follows nobody.
         features=frozenset({"ike", "keepalive", "nat-detection"}),
     )
 
@@ -58,7 +61,9 @@ class OpenIked(AdoptedPeer):
 
     @classmethod
     def check(cls, connection: Connection) -> None:
-        """Besides what is declared: its keepalives have one interval, and an IKE SA has a child."""
+        """Besides what is declared: its keepalives have one interval, an IKE SA has a child, and lifetimes
+        are of whole seconds, of which it takes 85 to 95 in a hundred.
+        """
         super().check(connection)
         if connection.keepalive != KEEPALIVE:
             raise UnsupportedError(
@@ -66,6 +71,8 @@ class OpenIked(AdoptedPeer):
             )
         if not connection.child:
             raise UnsupportedError(cls.name, "an IKE SA without a child SA")
+        if 0 < connection.child_lifetime < SHORTEST_LIFETIME:
+            raise UnsupportedError(cls.name, f"child_lifetime {connection.child_lifetime:g}")
 
     @classmethod
     @cache
@@ -89,23 +96,39 @@ class OpenIked(AdoptedPeer):
             flows += f", from {inner[0]} to {further}"
         cipher = _CIPHERS[suite.encryption].format(bits=suite.key_bits)
         words = [
-            'ikev2 "lab" passive',
+            f'ikev2 "lab" {"active" if self._starts_by_itself else "passive"}',
             "transport" if transport else "tunnel",
             f"esp {flows} local {end.address} peer {end.remote}",
             "ikesa enc aes-128 auth hmac-sha2-256 prf hmac-sha2-256 group ecp256",
             f"childsa enc {cipher} auth {_MACS[suite.integrity]}",
-            f"srcid {me} dstid {other}",
+            f"srcid {me}" if end.further_inner else f"srcid {me} dstid {other}",
             f"lifetime {connection.child_lifetime:g}" if connection.child_lifetime else "",
             f'psk "{connection.secret}"',
         ]
         settings = [
             f"set {'mobike' if connection.mobike else 'nomobike'}",
-            f"set dpd_check_interval {connection.liveness:g}",
+            "set dpd_check_interval 0",
+            "set fragmentation",
+            *(["set passive"] if self._starts_by_itself else ()),
         ]
         text = "\n".join([*settings, " ".join(filter(None, words)), ""])
         path = end.node.write_file(f"{self.program}.conf", text)
         port = () if connection.nat_t_port == NAT_T_PORT else ("-p", str(connection.nat_t_port))
         return [IKED, "-d", "-vv", *port, "-s", str(self._path("sock")), "-f", str(path)]
+
+    @property
+    def _starts_by_itself(self) -> bool:
+        """Whether it initiates when told to go active: in IPv6 it does not find the policy of an ACQUIRE."""
+        return (
+            ":" in self.endpoint.inner and not self.endpoint.further_inner and self.endpoint.name != "right"
+        )
+
+    def begin(self) -> None:
+        """Initiate and do not wait."""
+        if self._starts_by_itself:
+            self._ikectl("active")
+        else:
+            super().begin()
 
     def is_ready(self) -> bool:
         """The last of its processes has its settings, and before them PF_KEY, sockets and the policy."""

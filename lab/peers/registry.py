@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from lab.peers.natt import Natt
+from lab.peers.openiked import OpenIked
 from lab.peers.peer import MANUAL, Peer
 from lab.peers.scripted import ScriptedNatt
 from lab.peers.strongswan import StrongSwan
 
-PEERS: dict[str, type[Peer]] = {peer.name: peer for peer in (Natt, StrongSwan)}
+PEERS: dict[str, type[Peer]] = {peer.name: peer for peer in (Natt, StrongSwan, OpenIked)}
 
 
 def add(peer: type[Peer]) -> None:

@@ -139,7 +139,8 @@ class StrongSwan(Peer):
             "remote_nat_t_port",
         }
         | {"identity", "initial_contact", "unique", "pool", "spis"},
-        features=frozenset({"ike", "keepalive", "nat-detection", "several-children"}),
+        features=frozenset({"ike", "keepalive", "nat-detection", "several-children"})
+        | {"rekey-ike", "follows-ike", "redirect", "shared-nat"},
     )
 
     def __init__(self, endpoint: Endpoint, connection: Connection) -> None:

@@ -137,6 +137,9 @@ def build_sa(message: Message, abi: Abi, direction: Direction) -> SecurityAssoci
     sa = sa_of(message)
     if dialect.is_bsd and sa.flags & KameFlag.OLD:
         raise PfKeyError(errno.EINVAL, "SA: ESP of RFC 1827 is not here")
+    if dialect is Dialect.LINUX and not sa.encrypt and not message.has(Ext.KEY_ENCRYPT):
+        # OpenIKED's move of an SA: there is no such UPDATE on Linux.
+        raise PfKeyError(errno.EINVAL, "KEY_ENCRYPT: missing")
     encryption, integrity = algorithm_names(sa, dialect)
     natt = nat_traversal(message, dialect)
     soft, hard = lifetimes_of(message, dialect)
