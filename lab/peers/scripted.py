@@ -62,7 +62,7 @@ class ScriptedNatt(Natt):
         self._was_non_ike = False
         self._lease = ""
         self._ikev1_keys: dict[bytes, str] = {}
-        self.machine = machine_of(self._own_end(), self.connection)
+        self.machine = machine_of(self.endpoint, self.connection)
 
     def _own_end(self) -> Endpoint:
         """This end, whose address the kernel tells if it was not told to listen at one alone."""
@@ -147,7 +147,7 @@ class ScriptedNatt(Natt):
     def renew(self, connection: Connection) -> None:
         """See Peer.renew: another key manager on the same nattd, if that needs no other configuration."""
         before, self.connection = (self.configuration(), self._dialect), connection
-        self.machine = machine_of(self._own_end(), self.connection)
+        self.machine = machine_of(self.endpoint, self.connection)
         if (self.configuration(), self._dialect) != before:
             super().renew(connection)
             return
@@ -190,6 +190,11 @@ class ScriptedNatt(Natt):
 
     def begin(self) -> None:
         """Initiate and do not wait."""
+        if self.connection.wildcard:
+            # Before there was perhaps no route, and so no address of its own.
+            self.manager.close()
+            self.machine = machine_of(self._own_end(), self.connection)
+            self._manage()
         machine = self.machine
         if isinstance(machine, Ikev1Peer):
             self.manager.do(partial(machine.initiate, children=1 if self.connection.child else 0))
