@@ -8,7 +8,7 @@ from lab.capture.expect import expect
 from lab.cell import Cell
 from lab.ike.ikev2.config import Retransmission
 from lab.peers import traffic
-from lab.peers.peer import IKEV1_MAIN, IKEV2, PeerError
+from lab.peers.peer import IKEV1_MAIN, IKEV2, MANUAL, PeerError
 from lab.scenario import scenario
 from scenarios.mapping import nat
 
@@ -187,3 +187,28 @@ def an_answer_by_another_nat_is_none(cell: Cell) -> None:
     cell.connect()
     cell.ping()
     cell.ping_back()
+
+
+@scenario(
+    "TOP-18",
+    topologies=("bad_link",),
+    versions=(MANUAL, IKEV1_MAIN, IKEV2),
+    pairs=(*SAME, ("natt", "strongswan"), ("strongswan", "natt")),
+)
+def a_bad_link_is_survived(cell: Cell) -> None:
+    cell.up()
+    cell.transfer(200_000)
+    cell.transfer_back(200_000)
+    (tally,) = (cell.network.impaired("wan").tally.values(),)
+    for happened in ("lost", "duplicated", "corrupted", "overtaken"):
+        assert sum(getattr(each, happened) for each in tally), happened
+    for side in ("left", "right"):
+        assert len(cell.peer(side).inbound_spis()) == 1
+        assert cell.peer(side).is_alive()
+    if cell.spec.right == "natt":
+        counted = cell.right.counters()
+        assert counted["XfrmInStateSeqError"] > 0, "a double is one packet too many"
+        if cell.spec.left == "natt":
+            # Of charon the kernel of the right node has dropped what is broken, by its UDP checksum.
+            broken = ("XfrmInStateProtoError", "XfrmInNoStates", "XfrmInHdrError")
+            assert sum(counted[name] for name in broken) > 0

@@ -165,6 +165,12 @@ class Network:
         self._impaired[link] = ImpairedLink(senders, wanted)
         return self._impaired[link]
 
+    def impaired(self, link: str) -> ImpairedLink:
+        """What makes `link` bad; raises TopologyError if nothing does."""
+        if link not in self._impaired:
+            raise TopologyError(f"link {link} is not impaired; impaired are {listed(self._impaired)}")
+        return self._impaired[link]
+
     def repair(self, link: str) -> None:
         """Let `link` carry packets as they are. Raises NetworkError."""
         impaired = self._impaired.pop(link, None)

@@ -34,9 +34,9 @@ def comes_up(cell: Cell, side: str = "left") -> bool:
     peer = cell.peer(side)
     peer.begin()  # type: ignore[attr-defined]
     return (
-        holds(lambda: wait_until(peer.inbound_spis, f"an SA at {side}", 5))
-        and holds(lambda: cell.ping(side=side, deadline=1))
-        and holds(lambda: cell.ping_back(side=side, deadline=1))
+        holds(lambda: wait_until(peer.inbound_spis, f"an SA at {side}", 10))
+        and holds(lambda: cell.ping(side=side, deadline=3))
+        and holds(lambda: cell.ping_back(side=side, deadline=3))
     )
 
 
@@ -51,7 +51,7 @@ def holds(step: Callable[[], object]) -> bool:
 
 def carries_large_echo(cell: Cell) -> bool:
     """Whether an echo passes that no single packet of ESP in UDP can hold."""
-    return holds(lambda: cell.ping(size=LARGE, deadline=1))
+    return holds(lambda: cell.ping(size=LARGE, deadline=3))
 
 
 def carries_fragments(cell: Cell) -> bool:
@@ -120,7 +120,7 @@ def row(preset: str, peer: str) -> list[str]:
     with cell_on(f"two_clients@{preset}", peer) as cell:
         cell.start("right", *cell.clients)
         is_alone = comes_up(cell)
-        both = comes_up(cell, "left2") and holds(lambda: cell.ping(deadline=1))
+        both = comes_up(cell, "left2") and holds(lambda: cell.ping(deadline=3))
     return [*found, YES if is_alone and both else NO]
 
 

@@ -135,3 +135,16 @@ def test_nothing_is_left_behind(network: Network):
         lambda: network.nodes["left"].run(["ip", "-o", "link"]).check().stdout == links, "the device to go"
     )
     assert "chain" not in network.nodes["left"].run(["nft", "list", "ruleset"]).check().stdout
+
+
+def test_what_impairs_a_link_is_told(network: Network):
+    with pytest.raises(TopologyError, match="link cable is not impaired; impaired are none"):
+        network.impaired("cable")
+    made = network.impair("cable", Impairment(loss=1, seed=1))
+    assert network.impaired("cable") is made
+
+
+def test_a_link_is_resized_at_both_ends(network: Network):
+    network.resize("cable", 1280)
+    for node in ("left", "right"):
+        assert "mtu 1280" in network.nodes[node].run(["ip", "link", "show", "cable"]).check().stdout
