@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -15,6 +16,9 @@ MORE_SECONDS = 1.0
 
 _TRAFFIC = ("TCP", "UDP", "ICMP", "ESP in UDP", "non-IKE ESP", "native ESP", "keepalive", "ARP")
 """What lines of a shape begin with that are no IKE and no event."""
+_UNREACHABLE = "ICMP type 3 "
+_PACKET = re.compile(r"\([^()]*→[^()]*\)$")
+"""The way of a packet at the end of its line; events have none."""
 
 Shape = Callable[[Result], Sequence[str] | None]
 
@@ -61,13 +65,14 @@ class Contrast:
 
 
 def settled(shape: Sequence[str]) -> list[str]:
-    """`shape` with each line of payload traffic once between two others.
+    """The packets of `shape`, each line of payload traffic once between two others.
 
-    How acknowledgements fall among the data is a matter of load, not of behaviour.
+    How acknowledgements fall among the data, and packets among what the lab does, is a matter of load, not of
+    behaviour; so is whether the last packets find anybody at home.
     """
     found: list[str] = []
     among: set[str] = set()
-    for text in shape:
+    for text in filter(_PACKET.search, shape):
         if not text.startswith(_TRAFFIC):
             among.clear()
         elif text in among:
@@ -75,7 +80,13 @@ def settled(shape: Sequence[str]) -> list[str]:
         else:
             among.add(text)
         found.append(text)
+    while found and found[-1].startswith(_UNREACHABLE):
+        del found[-1]
     return found
+
+
+def _events(shape: Sequence[str]) -> list[str]:
+    return [text for text in shape if not _PACKET.search(text)]
 
 
 def contrasts(old: Run, new: Run, old_shape: Shape, new_shape: Shape) -> list[Contrast]:
@@ -88,6 +99,7 @@ def contrasts(old: Run, new: Run, old_shape: Shape, new_shape: Shape) -> list[Co
             is_known = then is not None and now is not None
             where = None
             if then is not None and now is not None:
-                where = divergence(settled(then), settled(now))
+                packets = divergence(settled(then), settled(now))
+                where = packets or divergence(_events(then), _events(now))
             found.append(Contrast(before.cell, before, after, where, is_known))
     return found

@@ -161,7 +161,7 @@ def form(step: Step) -> str:
     """What a step looks like in shape()."""
     if step.what == EVENT:
         return f"{step.where} {step.text}" + (" (failed)" if step.outcome == "failed" else "")
-    text = re.sub(r"\b[0-9a-f]{8}\b|\bseq \d+", "", step.text)
+    text = re.sub(r"\b(?=[a-f]*\d)[0-9a-f]{5,8}\b|\bseq \d+", "", step.text)
     way = ", ".join(f"{hop.sender}→{hop.receiver}{_ports(hop)}" for hop in step.hops)
     end = f", lost at {step.lost_at}" if step.lost_at else ""
     return f"{' '.join(text.split())} ({way}{end})"

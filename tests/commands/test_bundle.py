@@ -226,14 +226,14 @@ def test_the_sequences_part_where_they_do(made: Path, tmp_path: Path) -> None:
     def shorter(files: dict[str, bytes]) -> None:
         loaded = json.loads(files["evidence/1/record.json"])
         loaded.setdefault("shape", [])
-        loaded["shape"] = ["something else"]
+        loaded["shape"] = ["something else (left→right)"]
         files["evidence/1/record.json"] = json.dumps(loaded).encode()
 
     other = remade(made, tmp_path / "other.zip", shorter)
     done = nattlab("diff", str(made), str(other), cwd=tmp_path)
     assert done.returncode == 1, done.stdout + done.stderr
     assert "  the sequences part after 0 steps" in done.stdout
-    assert "    + something else" in done.stdout
+    assert "    + something else (left→right)" in done.stdout
     wild = remade(made, tmp_path / "wild.zip", edited("evidence/1/record.json", plan=7))
     done = nattlab("diff", str(made), str(wild), cwd=tmp_path)
     assert done.returncode == 2
