@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 
 from lab.peers.peer import IKEV1_MAIN, IKEV2, MANUAL, UnsupportedError
+from lab.report.verdict import KnownFailure
 from lab.scenario import ATTRIBUTE, CellSpec, Scenario, ScenarioError, catalogue, scenario
 from lab.selection import Selection, SelectionError
 
@@ -142,3 +143,16 @@ def test_selections(selection: Selection, count: int) -> None:
 def test_a_selection_that_matches_nothing_offers_what_is_close(selection: Selection, message: str) -> None:
     with pytest.raises(SelectionError, match=message):
         selection.choose(CELLS)
+
+
+def test_a_known_failure_is_told_by_peer_or_by_pattern() -> None:
+    made = declared(
+        expected_failure={
+            "strongswan-*-ikev2": KnownFailure("#2", crashes=True),
+            "strongswan": "#1",
+        }
+    )
+    known = {spec.name: spec.known_failure for spec in made.cells()}
+    assert known["ENC-01[strongswan-natt-one_nat-ikev2]"] == KnownFailure("#2", crashes=True)
+    assert known["ENC-01[natt-strongswan-one_nat-ikev2]"] == KnownFailure("#1")
+    assert known["ENC-01[natt-natt-one_nat-ikev2]"] is None
