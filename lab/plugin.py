@@ -229,9 +229,12 @@ def pytest_pycollect_makeitem(
             topology_file.load(topology)
         except TopologyError as error:
             raise collector.CollectError(f"{declared.id}: {error}") from error
-    return [
-        CellItem.from_parent(collector, name=spec.name, callobj=obj, spec=spec) for spec in declared.cells()
-    ]
+    items: list[CellItem] = []
+    for spec in declared.cells():
+        # One function has one set of fixtures; looking for them is half of what an item costs.
+        known = {"fixtureinfo": items[0]._fixtureinfo} if items else {}
+        items.append(CellItem.from_parent(collector, name=spec.name, callobj=obj, spec=spec, **known))
+    return items
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

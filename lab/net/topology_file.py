@@ -70,7 +70,7 @@ def load(name: str | Path, directory: Path = DIRECTORY) -> Topology:
     """
     plain, at, kinds = str(name).partition("@")
     if at and not plain.endswith(".yaml"):
-        return replace(load(plain, directory).behaving(kinds.split(",")), name=str(name))
+        return _behaving(load(plain, directory), kinds, str(name))
     file, last = _file(str(name), directory)
     counted = re.fullmatch(r"(\w+)-(\d+)", str(name))
     try:
@@ -82,6 +82,11 @@ def load(name: str | Path, directory: Path = DIRECTORY) -> Topology:
     if last is not None and not REPEATED.search(text):
         raise TopologyError(f"topology {counted[1] if counted else name} repeats nothing: leave out -{last}")
     return parse(text, file.stem if last is None else str(name), str(file), last)
+
+
+@lru_cache(maxsize=512)
+def _behaving(topology: Topology, kinds: str, name: str) -> Topology:
+    return replace(topology.behaving(kinds.split(",")), name=name)
 
 
 def file_of(name: str, directory: Path = DIRECTORY) -> Path:
