@@ -6,6 +6,7 @@ help:
 	@echo "make interop  run the interop suite: matrix of verdicts, reports/latest/junit.xml"
 	@echo "make interop-containers  some of it with containers as nodes, on a Docker engine of its own if need be"
 	@echo "make test     the project's own tests, linters and type checks"
+	@echo "make docs     the documentation as a site in build/site/"
 	@echo "make fuzz     $(INPUTS) inputs (INPUTS=...) each for classify, the input path and the PF_KEY server"
 	@echo "make bench    what a lab, each kind of NAT and a whole cell cost on this machine"
 	@echo "make bench-connect  how soon natt has a tunnel to strongSwan"
@@ -42,6 +43,9 @@ report-sample: setup
 	.venv/bin/python -m pytest samples --full-report --reports reports/sample -p no:terminal -n 6 --cells ENC-03
 	.venv/bin/python -m pytest samples --full-report --reports reports/sample -p no:terminal -n 6 --sabotage; \
 	  test $$? -eq 1
+
+docs: setup
+	.venv/bin/mkdocs build --strict --quiet
 
 fuzz: setup
 	.venv/bin/python -m tests.fuzz.fuzz_classify --inputs $(INPUTS)

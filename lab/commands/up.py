@@ -129,7 +129,7 @@ def _follow(request: Request) -> int:
     for line in keeper.stdout:
         said = json.loads(line)
         if "step" in said:
-            print(said["step"])
+            print(said["step"], flush=True)
         elif "error" in said:
             print(f"nattlab: {said['error']}", file=sys.stderr)
             return int(said["status"])
@@ -147,9 +147,7 @@ def _tell(said: dict[str, Any]) -> int:
         for finding in said["findings"] or ["nothing looks wrong"]:
             print(f"  {finding}")
         print(f"what the peers say:\n  {said['failure']}")
-        print(
-            f"look with `nattlab capture --name {name}` and `nattlab ls`; end it with `nattlab down {name}`"
-        )
+        print(f"look with `nattlab capture --name {name}`, end it with `nattlab down {name}`")
         return 1
     print(f"lab {name} is up{', connected' if said.get('connected') else ''}: `nattlab ls` shows it, "
           f"`nattlab shell NODE --name {name}` enters it, `nattlab down {name}` ends it")  # fmt: skip

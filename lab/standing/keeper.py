@@ -107,6 +107,8 @@ def _connect(cell: Cell, request: Request) -> dict[str, Any]:
 
 
 def _keep(request: Request) -> None:
+    if request.left or request.right:
+        _spec(request).check_support()
     folder = scratch.directory(request.topology.partition("@")[0])
     topology = topology_file.load(request.topology)
     nodes = [node.name for node in topology.nodes]
