@@ -1,12 +1,16 @@
 """Several initiators behind one NAT, to one responder."""
 
+import pytest
+
 from lab.capture.expect import expect
 from lab.cell import Cell
 from lab.ike.ikev2.config import Retransmission
 from lab.peers.peer import IKEV2
+from lab.peers.traffic import TrafficError, ping
 from lab.scenario import scenario
 from lab.wait import wait_until
 
+LANS = ("10.1.1.0/24", "10.1.2.0/24")
 SAME = (("natt", "natt"), ("strongswan", "strongswan"))
 
 
@@ -95,3 +99,32 @@ def a_client_that_dies_takes_nobody_along(cell: Cell) -> None:
     cell.ping(3, side="left2")
     cell.ping_back(3, side="left2")
     assert cell.peer("left2").inbound_spis() == stays
+
+
+@scenario(
+    "MUL-18",
+    topologies=("two_clients",),
+    versions=(IKEV2,),
+    features=("ike",),
+    bypass=LANS,
+)
+def the_lan_is_reached_beside_the_tunnel(cell: Cell) -> None:
+    cell.up_all()
+    left, last = cell.endpoint("left"), cell.seen[-1]
+    router = "10.1.1.1"
+    if cell.spec.left == "strongswan" and cell.left.userland_esp:
+        # libipsec 5.9.8 routes what is to bypass it into its own device, and finds no SA for it there.
+        with pytest.raises(TrafficError):
+            ping(left.node, left.address, router, deadline=1)
+        expect(cell.seen.on("lan1").after(last).icmp).none()
+    else:
+        ping(left.node, left.address, router)
+        expect(cell.seen.on("lan1").after(last).icmp.to(router)).some().each_field(src=left.address)
+    expect(cell.seen.on("lan1").after(last).esp).none()
+    # What is for any other address goes into the tunnel, and the server knows no way on.
+    last = cell.seen[-1]
+    with pytest.raises(TrafficError):
+        ping(left.node, left.inner, "198.51.100.9", deadline=1)
+    expect(cell.seen.on("wan").after(last).esp_in_udp).some()
+    expect(cell.seen.on("lan1").after(last).icmp).none()
+    expect_all_served(cell)

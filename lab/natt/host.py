@@ -74,10 +74,10 @@ class LocalHost:
     def _raw_ready(self, local: str) -> None:
         self._encapsulator.raw_ready(self._encapsulator.raw[local], time.monotonic())
 
-    def route(self, networks: frozenset[Network]) -> None:
-        """Send packets to these networks into the TUN device, if there is one."""
+    def route(self, networks: frozenset[Network], beside: frozenset[Network] = frozenset()) -> None:
+        """Send packets to these networks, but those `beside`, into the TUN device if there is one."""
         if self.routes is not None:
-            self.routes.replace(networks)
+            self.routes.replace(networks, beside)
 
     def close(self) -> None:
         """Give the rules and the claims back."""

@@ -33,6 +33,8 @@ _RTA_TABLE = 15
 _RTPROT_STATIC = 4
 _SCOPE_LINK = 253
 _RTN_UNICAST = 1
+_RTN_THROW = 9
+_SCOPE_UNIVERSE = 0
 _FRA_PRIORITY = 6
 _FRA_FWMARK = 10
 _FRA_TABLE = 15
@@ -98,15 +100,15 @@ class Rtnetlink:
         what = f"address {socket.inet_ntop(family, address)}/{length}"
         self._request(_RTM_NEWADDR, _NLM_F_CREATE | _NLM_F_EXCL, body, what)
 
-    def add_route(self, network: Network, index: int, table: int = MAIN_TABLE) -> None:
-        """Route a network to a link."""
+    def add_route(self, network: Network, index: int | None, table: int = MAIN_TABLE) -> None:
+        """Route a network to a link, or with index None have this table know nothing of it (throw)."""
         self._route(_RTM_NEWROUTE, _NLM_F_CREATE | _NLM_F_EXCL, network, index, table)
 
-    def delete_route(self, network: Network, index: int, table: int = MAIN_TABLE) -> None:
+    def delete_route(self, network: Network, index: int | None, table: int = MAIN_TABLE) -> None:
         """Undo `add_route`."""
         self._route(_RTM_DELROUTE, 0, network, index, table)
 
-    def _route(self, kind: int, flags: int, network: Network, index: int, table: int) -> None:
+    def _route(self, kind: int, flags: int, network: Network, index: int | None, table: int) -> None:
         short = table if table < 256 else 0
         body = struct.pack(
             "=BBBBBBBBI",
@@ -116,14 +118,13 @@ class Rtnetlink:
             0,
             short,
             _RTPROT_STATIC,
-            _SCOPE_LINK,
-            _RTN_UNICAST,
+            _SCOPE_UNIVERSE if index is None else _SCOPE_LINK,
+            _RTN_THROW if index is None else _RTN_UNICAST,
             0,
         )
         body += _attribute(_RTA_DST, network.address) if network.length else b""
-        body += _attribute(_RTA_OIF, struct.pack("=I", index)) + _attribute(
-            _RTA_TABLE, struct.pack("=I", table)
-        )
+        body += b"" if index is None else _attribute(_RTA_OIF, struct.pack("=I", index))
+        body += _attribute(_RTA_TABLE, struct.pack("=I", table))
         self._request(kind, flags, body, f"route {network}")
 
     def add_unmarked_rule(self, family: int, mark: int, table: int, priority: int) -> None:

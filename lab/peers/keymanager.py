@@ -12,7 +12,7 @@ import os
 import selectors
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -93,6 +93,12 @@ class KeyManager:
         """Ask nattd for something on its control socket."""
         with self._lock:
             self._sending.ask(operation, **arguments)
+
+    def pass_by(self, prefixes: Iterable[str]) -> None:
+        """Have packets to these destinations go as they would without any SA."""
+        with self._lock:
+            for prefix in prefixes:
+                self._speak(f"spdadd 0.0.0.0/0 {prefix} any -P out none;")
 
     def flush(self) -> None:
         """Delete every SA and policy that nattd has, whoever brought them."""

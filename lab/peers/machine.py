@@ -26,7 +26,7 @@ from lab.ike.transport import Endpoint as UdpEndpoint
 from lab.ike.versions import by_name
 from lab.peers.certificates import issued
 from lab.peers.natt import network
-from lab.peers.peer import FORCE, IKEV1_AGGRESSIVE, IKEV2, OFF, TRANSPORT, Connection, Endpoint
+from lab.peers.peer import EVERYWHERE, FORCE, IKEV1_AGGRESSIVE, IKEV2, OFF, TRANSPORT, Connection, Endpoint
 from lab.peers.suite import EspSuite
 
 X509_SIGNATURE = 4
@@ -64,6 +64,8 @@ def _ikev2(end: Endpoint, connection: Connection) -> Ikev2Peer:
             "local": (Selector.of(network(end.inner)),),
             "remote": tuple(Selector.of(network(inner)) for inner in (end.remote_inner, *end.further_inner)),
         }
+        if connection.bypass:
+            inner["local" if answers(end) else "remote"] = (Selector.of(EVERYWHERE),)
     child = v2.Child((_v2_suite(connection.suites[0]),), connection.mode, **inner)
     return Ikev2Peer(
         v2.Config(

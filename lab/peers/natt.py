@@ -56,7 +56,7 @@ class Natt(NattdPeer):
         esp=frozenset(ESP_SUITES),
         options=frozenset(OPTIONS)
         - {"liveness", "child_lifetime", "retransmission", "start_on_nat_t", "first_port"}
-        - {"identity", "initial_contact", "unique", "pool"},
+        - {"identity", "initial_contact", "unique", "pool", "bypass"},
         features=frozenset(
             {
                 "keepalive",

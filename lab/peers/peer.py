@@ -73,6 +73,9 @@ class Connection:
     version: str
     """One of VERSIONS: how SAs come to be."""
     mode: str = TUNNEL
+    bypass: tuple[str, ...] = ()
+    """Prefixes that initiators reach in clear, while all else goes through the tunnel; empty: only what is
+    for the other end's inner address goes there."""
     encapsulation: str = AUTO
     """``auto``: ESP in UDP if a NAT was found; ``force``: always; ``off``: native ESP."""
     esp: str = "aes-gcm-16"
@@ -159,6 +162,11 @@ class Connection:
         _one_of("version", self.version, VERSIONS)
         _one_of("unique", self.unique, UNIQUE)
         _one_of("mode", self.mode, (TUNNEL, TRANSPORT))
+        for prefix in self.bypass:
+            try:
+                ipaddress.ip_network(prefix)
+            except ValueError as error:
+                raise ValueError(f"bypass: {error}") from None
         _one_of("encapsulation", self.encapsulation, (AUTO, FORCE, OFF))
         _one_of("inner_family", self.inner_family, (4, 6))
         _one_of("udp_encapsulation", self.udp_encapsulation, (ESPINUDP, NON_IKE))
@@ -208,6 +216,7 @@ def _one_of(name: str, value: Any, known: Collection[Any]) -> None:
 
 
 OPTIONS = (
+    "bypass",
     "identity",
     "initial_contact",
     "unique",
@@ -253,6 +262,7 @@ SCRIPT = (
     "remote_nat_t_port",
 )
 """Those OPTIONS that concern one end alone."""
+EVERYWHERE = "0.0.0.0/0"
 _DEFAULTS = {
     item.name: {} if item.default is MISSING else item.default
     for item in fields(Connection)

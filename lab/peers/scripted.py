@@ -52,7 +52,7 @@ class ScriptedNatt(Natt):
             "ike_fragmentation",
             "remote_nat_t_port",
         }
-        | {"identity", "initial_contact", "unique", "pool", "spis", "bind_flows"},
+        | {"identity", "initial_contact", "unique", "pool", "bypass", "spis", "bind_flows"},
         features=Natt.capabilities.features - {"several-children", "nat-oa", "udp-checksum"},
     )
 
@@ -78,7 +78,7 @@ class ScriptedNatt(Natt):
         """What any natt peer declares, less what IKE has no numbers for."""
         super().check(connection)
         if connection.version != IKEV2:
-            for name in ("child_lifetime", "unique", "pool", "remote_nat_t_port"):
+            for name in ("child_lifetime", "unique", "pool", "bypass", "remote_nat_t_port"):
                 if getattr(connection, name) != getattr(Connection(connection.version), name):
                     raise UnsupportedError(cls.name, f"{name} with IKEv1")
         patience = connection.retransmission
@@ -142,7 +142,12 @@ class ScriptedNatt(Natt):
         self._manager = KeyManager(
             self.machine, self._control_path, self._pfkey_path, self._dialect, self._took
         )
+        self._pass_by()
         self._manager.start()
+
+    def _pass_by(self) -> None:
+        if not answers(self.endpoint):
+            self.manager.pass_by(self.connection.bypass)
 
     def renew(self, connection: Connection) -> None:
         """See Peer.renew: another key manager on the same nattd, if that needs no other configuration."""
@@ -154,6 +159,7 @@ class ScriptedNatt(Natt):
         self.manager.close()
         self._manage()
         self.manager.flush()
+        self._pass_by()
 
     def _took(self, event: Event) -> None:
         """Write the event down; ask nattd for keepalives once a NAT is known (RFC 3948 section 4)."""

@@ -23,6 +23,7 @@ from lab.peers import charon_keys
 from lab.peers.certificates import issued
 from lab.peers.peer import (
     AUTO,
+    EVERYWHERE,
     FORCE,
     IKE_PORT,
     IKEV1_AGGRESSIVE,
@@ -92,6 +93,7 @@ _CONFIGURATION = """charon-systemd {{
   plugins {{
     vici {{ socket = unix://{vici} }}
     kernel-libipsec {{ load = {libipsec} }}
+    {marks}
   }}
   filelog {{
     lab {{
@@ -111,6 +113,13 @@ _CONFIGURATION = """charon-systemd {{
   journal {{ default = -1 }}
 }}
 """
+
+
+_MARKS = """
+    kernel-libipsec { allow_peer_ts = yes }
+    kernel-netlink { fwmark = !0x42 }
+    socket-default { fwmark = 0x42 }"""
+"""Keeps the outer packets, which charon marks, out of a tunnel for everything."""
 
 
 class StrongSwan(Peer):
@@ -138,7 +147,7 @@ class StrongSwan(Peer):
             "ike_fragmentation",
             "remote_nat_t_port",
         }
-        | {"identity", "initial_contact", "unique", "pool", "spis"},
+        | {"identity", "initial_contact", "unique", "pool", "bypass", "spis"},
         features=frozenset({"ike", "keepalive", "nat-detection", "several-children"})
         | {"rekey-ike", "follows-ike", "redirect", "shared-nat"},
     )
@@ -210,6 +219,7 @@ class StrongSwan(Peer):
                 retransmit_base=patience.factor,
                 vici=vici_path,
                 libipsec="yes" if self.userland_esp else "no",
+                marks=_MARKS if self.connection.bypass else "",
                 log=self._log,
                 key_log=self._key_log,
                 key_levels="\n      ".join(f"{name} = {level}" for name, level in charon_keys.LEVELS.items()),
@@ -243,7 +253,7 @@ class StrongSwan(Peer):
 
     def _load(self) -> None:
         connection, end = self.connection, self.endpoint
-        answers = end.name == "right"
+        answers = self._answers
         me, other = connection.identity or f"{end.name}.test", "left.test" if answers else "right.test"
         takes_any = answers and bool(end.further_inner or connection.pool)
         given: dict[str, Any] = {}
@@ -289,13 +299,17 @@ class StrongSwan(Peer):
             }
         )
 
+    @property
+    def _answers(self) -> bool:
+        return self.endpoint.name == "right"
+
     def _children(self) -> dict[str, Any]:
         children: dict[str, Any] = {}
         for number, suite in enumerate(self.connection.suites):
             end = self.endpoint.child(number)
             bits = 128 if ":" in end.inner else 32
             transport = self.connection.mode == TRANSPORT
-            leases = "" if not self.connection.pool else "right" if end.name == "right" else "left"
+            leases = "" if not self.connection.pool else "right" if self._answers else "left"
             children[_child_name(number)] = {
                 "mode": self.connection.mode,
                 "esp_proposals": [_proposal(suite)],
@@ -306,6 +320,11 @@ class StrongSwan(Peer):
                 if transport or leases == "right"
                 else [f"{inner}/{bits}" for inner in (end.remote_inner, *end.further_inner)],
             }
+        if self.connection.bypass:
+            children[_child_name(0)]["local_ts" if self._answers else "remote_ts"] = [EVERYWHERE]
+            if not self._answers:
+                beside = {"mode": "pass", "start_action": "trap", "local_ts": [EVERYWHERE]}
+                children["beside"] = {**beside, "remote_ts": list(self.connection.bypass)}
         return children
 
     def renew(self, connection: Connection) -> None:

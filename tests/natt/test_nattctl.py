@@ -136,3 +136,17 @@ def test_nobody_there_is_told_in_one_line(tmp_path: Path) -> None:
     done = subprocess.run(argv, capture_output=True, text=True, timeout=20)
     assert done.returncode == 1
     assert done.stderr == f"nattctl: no PF_KEY socket at {tmp_path / 'none'}: No such file or directory\n"
+
+
+def test_what_passes_in_the_clear_is_left_out_of_the_devices_table(nattd: Nattd) -> None:
+    routes = "ip route show table all type throw"
+    world = "spdadd 10.20.0.1/32 0.0.0.0/0 any -P out ipsec esp/tunnel/203.0.113.5-198.51.100.1/require;"
+    lan = "0.0.0.0/0 192.0.2.0/24 any -P out"
+    assert nattd.ctl("load", "-", text=f"{world} spdadd {lan} none;").returncode == 0
+    assert nattd.namespace.run(routes).split()[:4] == ["throw", "192.0.2.0/24", "table", "4502"]
+    assert nattd.ctl("load", "-", text=f"spddelete {lan};").returncode == 0
+    assert nattd.namespace.run(routes) == ""
+    assert nattd.ctl("load", "-", text=f"spdadd {lan} none;").returncode == 0
+    nattd.process.terminate()
+    assert nattd.process.wait(10) == 0
+    assert nattd.namespace.run(routes) == ""

@@ -54,7 +54,7 @@ class Resolution:
         self._state = state
         self.entries: list[PolicyEntry] = []
         self._behind: dict[DataPolicy, PolicyEntry] = {}
-        self._routed: frozenset[Network] = frozenset()
+        self._routed: tuple[frozenset[Network], frozenset[Network]] = frozenset(), frozenset()
 
     def entry_behind(self, policy: DataPolicy) -> PolicyEntry | None:
         """The policy a packet met, None if it was not PF_KEY's."""
@@ -62,14 +62,15 @@ class Resolution:
 
     def replace(self, entries: list[PolicyEntry]) -> None:
         """Have these policies instead; OSError, and the old ones stay, when packets find no way to them."""
-        networks = frozenset(
-            entry.selector.destination
-            for entry in entries
-            if entry.policy.direction == PolicyDirection.OUTBOUND and entry.policy.type != PolicyType.NONE
+        outbound = [entry for entry in entries if entry.policy.direction == PolicyDirection.OUTBOUND]
+        past = {entry for entry in outbound if entry.policy.type == PolicyType.NONE}
+        ways = (
+            frozenset(entry.selector.destination for entry in outbound if entry not in past),
+            frozenset(entry.selector.destination for entry in past),
         )
-        if networks != self._routed:
-            self._state.host.route(networks)
-            self._routed = networks
+        if ways != self._routed:
+            self._state.host.route(*ways)
+            self._routed = ways
         self.entries = entries
         self.resolve()
 

@@ -35,8 +35,11 @@ class Host(Protocol):
         """Make ready for one that comes to end at this address with this encapsulation; OSError."""
         ...
 
-    def route(self, networks: frozenset[Network]) -> None:
-        """Send packets to these networks, and to no others of before, through policies; OSError."""
+    def route(self, networks: frozenset[Network], beside: frozenset[Network] = frozenset()) -> None:
+        """Send packets to these networks through policies, but those to networks `beside`; OSError.
+
+        Others than the last call named are routed no more.
+        """
         ...
 
 

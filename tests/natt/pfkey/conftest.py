@@ -49,6 +49,7 @@ class FakeHost:
         self.served: list[int] = []
         self.heard: list[tuple[str, Encap]] = []
         self.networks: frozenset[Network] = frozenset()
+        self.beside: frozenset[Network] = frozenset()
         self.failure: OSError | None = None
 
     def is_local(self, address: str) -> bool:
@@ -64,10 +65,10 @@ class FakeHost:
             raise self.failure
         self.heard.append((local, encap))
 
-    def route(self, networks: frozenset[Network]) -> None:
+    def route(self, networks: frozenset[Network], beside: frozenset[Network] = frozenset()) -> None:
         if self.failure:
             raise self.failure
-        self.networks = networks
+        self.networks, self.beside = networks, beside
 
 
 class Engine:

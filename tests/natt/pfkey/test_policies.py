@@ -325,6 +325,7 @@ def test_priorities_and_discard(engine: Make, dialect: Dialect) -> None:
     # What passes in the clear has no way through the tunnel device.
     kernel.ask(spd(policy=PolicyType.NONE, networks=(INNER, "10.2.2.0/24"), priority=10))
     assert chosen(kernel, packet(destination="10.2.2.1")) == "XfrmOutPolBlock"
+    assert Network.parse("10.2.2.0/24") in kernel.host.beside
     assert Network.parse("10.2.2.0/24") not in kernel.host.networks
     assert Network.parse("10.2.0.0/24") in kernel.host.networks
 
