@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from random import Random
@@ -202,13 +203,41 @@ class Cell:
         if common:
             self.connection = self.spec.change(self.connection, **common)
         for side in sides or ("right", "left"):
-            chosen = driver(self.spec.right if side == "right" else self.spec.left, self.version)
-            chosen.check(connection)
-            _require_for(chosen, connection, self._places)
-            peer = chosen(self.endpoint(side), connection)
-            self._peers[side] = peer
-            with self.journal.step(side, f"starts {peer.name}"):
-                peer.start()
+            self._start(self.endpoint(side), connection)
+
+    def start_on(self, node: str, address: str) -> None:
+        """Start one more initiator on a node that has no peer in the topology, such as a NAT.
+
+        `address` is its own towards the right end, and no NAT is between; the pool gives it its inner one.
+        """
+        if not self.connection.pool:
+            raise PeerError(f"start_on({node!r}): the connection has no pool to give it an inner address")
+        right = self.endpoint("right")
+        self._start(
+            replace(
+                right,
+                name=node,
+                node=self.network.nodes[node],
+                address=address,
+                remote=right.address,
+                remote_own=right.address,
+                reached_as=address,
+                inner=address,
+                remote_inner=right.inner,
+                behind_nat=False,
+                remote_behind_nat=False,
+                further_inner=(),
+            ),
+            self.connection,
+        )
+
+    def _start(self, end: Endpoint, connection: Connection) -> None:
+        chosen = driver(self.spec.right if end.name == "right" else self.spec.left, self.version)
+        chosen.check(connection)
+        _require_for(chosen, connection, self._places)
+        peer = self._peers[end.name] = chosen(end, connection)
+        with self.journal.step(end.name, f"starts {peer.name}"):
+            peer.start()
 
     def restart(self, side: str, **changes: Any) -> None:
         """Stop the peer at `side` and start it anew, with `changes` of fields of Connection."""
@@ -284,9 +313,8 @@ class Cell:
 
     def stop_peers(self) -> None:
         """Stop all peers, the initiators first so that their DELETE still finds the other."""
-        for side in (*self.clients, "right"):
-            if side in self._peers:
-                self._stop(side)
+        for side in sorted(self._peers, key=lambda side: side == "right"):
+            self._stop(side)
 
     def _stop(self, side: str) -> None:
         peer = self._peers[side]

@@ -4,7 +4,8 @@ import ipaddress
 
 from lab.capture.expect import expect
 from lab.cell import Cell
-from lab.peers.peer import IKEV2
+from lab.peers.peer import FORCE, IKEV2, NAT_T_PORT
+from lab.peers.traffic import ping
 from lab.scenario import scenario
 from lab.wait import wait_until
 from scenarios.mapping import nat, outside
@@ -69,6 +70,33 @@ def equal_inner_addresses_need_a_lease(cell: Cell) -> None:
     for name in (*cell.clients, *cell.clients):
         cell.ping(side=name)
         cell.ping_back(side=name)
+
+
+@scenario("MUL-19", versions=(IKEV2,), features=("ike",), pool=POOL, encapsulation=FORCE)
+def the_nat_itself_is_a_client(cell: Cell) -> None:
+    address, right = cell.endpoint("right").remote, cell.endpoint("right")
+    for first, second in (("nat", "left"), ("left", "nat")):
+        cell.start("right", "left")
+        cell.start_on("nat", address)
+        for name in (first, second):
+            cell.peer(name).connect()
+        ways = {"left": cell.endpoint("left").node, "nat": cell.network.nodes["nat"]}
+        last = cell.seen[-1]
+        for name in (first, second, first):
+            ping(ways[name], cell.peer(name).lease, right.inner)
+            ping(right.node, right.inner, cell.peer(name).lease)
+        sent = cell.seen.after(last).esp_in_udp.to(right.address)
+        forwarded = {packet.payload for packet in sent.on("lan")}
+        ports = {
+            name: {p.sport for p in sent.on("wan") if (p.payload in forwarded) is (name == "left")}
+            for name in ways
+        }
+        assert ports[first] == {NAT_T_PORT}
+        assert len(ports[second]) == 1
+        assert NAT_T_PORT not in ports[second]
+        expect(cell.seen.native_esp).none()
+        cell.stop_peers()
+        nat(cell).forget()
 
 
 @scenario("REB-14", topologies=("one_nat@symmetric",), versions=(IKEV2,), features=("ike",), pool=POOL)

@@ -10,7 +10,7 @@ import pytest
 from lab.capture.expect import expect
 from lab.cell import Cell
 from lab.ike.association import Selector
-from lab.peers.peer import IKEV2, TRANSPORT
+from lab.peers.peer import FORCE, IKEV1_MAIN, IKEV2, TRANSPORT
 from lab.peers.traffic import TrafficError
 from lab.scenario import scenario
 
@@ -30,6 +30,24 @@ def the_server_has_the_nats_address_for_selector(cell: Cell) -> None:
         assert child.inbound.original_source == left.address
     esp = cell.seen.on("wan").esp_in_udp
     expect(esp.sent_by(right.remote)).some().each_field(dst=right.address)
+    expect(cell.seen.native_esp).none()
+
+
+@scenario(
+    "B34",
+    topologies=("direct",),
+    versions=(IKEV1_MAIN, IKEV2),
+    features=("ike",),
+    pairs=SAME,
+    mode=TRANSPORT,
+    encapsulation=FORCE,
+)
+def forced_encapsulation_changes_no_selectors(cell: Cell) -> None:
+    cell.up()
+    cell.ping()
+    cell.ping_back()
+    cell.transfer()
+    expect(cell.seen.esp_in_udp).at_least(4)
     expect(cell.seen.native_esp).none()
 
 

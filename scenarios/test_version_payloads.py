@@ -5,6 +5,8 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from lab.capture.expect import expect
+from lab.capture.seen import Kind
+from lab.capture.wireshark import wireshark
 from lab.cell import Cell
 from lab.ike.chain import Payload
 from lab.ike.deviation import Deviation, InsertPayload, Match, OrderPayloads
@@ -12,6 +14,7 @@ from lab.ike.ikev1.persona import PERSONAS, PLAIN
 from lab.peers.peer import AUTO, IKEV1_AGGRESSIVE, IKEV1_MAIN, OFF, PeerError
 from lab.scenario import scenario
 from lab.wait import wait_until
+from scenarios.detection import hashes_of_ends
 from scenarios.expected import responders, with_scripted
 from scenarios.inner import inner_sink, send_inner
 from scenarios.phase1 import (
@@ -208,7 +211,7 @@ def cisco_sends_a_pair_of_nat_d_for_each_draft(cell: Cell) -> None:
     phase1.expect_float(RFC if has_nat else None)
 
 
-@scenario("VER-18", versions=(IKEV1_AGGRESSIVE,), features=("ike",))
+@scenario("VER-18", versions=(IKEV1_AGGRESSIVE,), features=("ike",), needs=("tshark",))
 def aggressive_mode_floats_with_its_third_message(cell: Cell) -> None:
     cell.start("right")
     cell.start("left", **terms(cell, "left", ike={"persona": IN_CLEAR}))
@@ -223,6 +226,24 @@ def aggressive_mode_floats_with_its_third_message(cell: Cell) -> None:
     phase1.expect_float(RFC)
     expect(cell.seen.on("wan").esp_in_udp).at_least(6)
     expect(cell.seen.native_esp).none()
+    if (cell.spec.left, cell.spec.right) == ("strongswan", "natt"):
+        expect_hashes_of_encrypted_message(cell)
+
+
+def expect_hashes_of_encrypted_message(cell: Cell) -> None:
+    """NAT-D of the initiator's third message as Wireshark decrypts it, against addresses and ports on lan."""
+    messages, field = cell.seen.on("lan").ike, "isakmp.ike.nat_hash"
+    decrypted = wireshark(messages, field, ikev1_keys=cell.right.ikev1_keys())
+    third, fields = next(
+        (message, fields)
+        for message, fields in zip(messages, decrypted, strict=True)
+        if message.exchange == "aggressive mode" and message.kind is Kind.IKE_MARKED
+    )
+    source, destination = hashes_of_ends(third)
+    carried = [bytes.fromhex(octets.replace(":", "")) for octets in fields[field]]
+    assert carried[0] == destination
+    assert (carried[1] != source) == ("left" in fakers(cell))
+    assert len(carried[1]) == len(source)
 
 
 @scenario("VER-19", pairs=with_scripted(), versions=IKEV1, features=("ike",), child=False)

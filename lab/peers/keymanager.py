@@ -20,7 +20,7 @@ from typing import Any
 from lab.ike.action import Action, DeleteSa, Event, InstallSa, Machine, Send, UpdateSa
 from lab.ike.association import ESP_IN_UDP_NON_IKE, INBOUND, NO_ENCAPSULATION, TUNNEL, ChildSa, EspSa
 from lab.ike.transport import Datagram, Endpoint
-from lab.natt.controlclient import ControlClient
+from lab.natt.controlclient import ControlClient, ControlRefusedError
 from lab.natt.pfkey.client import PfKeyClient
 from lab.natt.pfkey.extensions import Address, Extension, Sa
 from lab.natt.pfkey.kame import NatTPort, NatTType
@@ -197,12 +197,16 @@ class KeyManager:
         self._hear_event(event)
 
     def _send(self, datagram: Datagram) -> None:
-        self._sending.ask(
-            "send",
-            socket=str(datagram.source),
-            destination=str(datagram.destination),
-            payload=datagram.payload.hex(),
-        )
+        try:
+            self._sending.ask(
+                "send",
+                socket=str(datagram.source),
+                destination=str(datagram.destination),
+                payload=datagram.payload.hex(),
+            )
+        except ControlRefusedError as error:
+            # As lost as on the way: its retransmission may find a route.
+            self._tell(Event("unsent", {"destination": str(datagram.destination), "reason": str(error)}))
 
     def _install(self, child: ChildSa) -> None:
         # A later pair for the same traffic, of a rekey or a client that came anew, takes its policies over.
