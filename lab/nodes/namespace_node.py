@@ -108,7 +108,8 @@ class NamespaceNode:
         process = self._launch(argv, stdout, stderr, env, cwd or self.scratch)
         with suppress(ProcessLookupError, PermissionError):
             # Gone already, or limited by whoever runs us: then there is no core, but the signal is seen.
-            resource.prlimit(process.pid, resource.RLIMIT_CORE, (MAX_CORE, MAX_CORE))
+            if process.pid:
+                resource.prlimit(process.pid, resource.RLIMIT_CORE, (MAX_CORE, MAX_CORE))
         program = Program(label, argv, process, stdout, stderr)
         self._programs.append(program)
         return program

@@ -63,3 +63,17 @@ def test_programs_run_where_their_core_dumps_are_looked_for(node: NamespaceNode)
 def test_what_sanitizers_and_handlers_write_counts(node: NamespaceNode, line: str) -> None:
     (node.scratch / "daemon.log").write_text(f"started\n{line}\nmore\n")
     assert crashes(node) == [f"left: daemon.log says: {line}"]
+
+
+@pytest.mark.skipif(
+    not Path("/proc/sys/kernel/core_pattern").read_text().strip().isidentifier(),
+    reason="core dumps of this host go elsewhere (kernel.core_pattern)",
+)
+def test_a_program_that_crashes_may_dump_core(node: NamespaceNode) -> None:
+    # Limits are set right after the start; the shell waits for that.
+    crashing = node.start(["sh", "-c", 'until [ "$(ulimit -c)" != 0 ]; do :; done; kill -SEGV $$'], "daemon")
+    crashing.wait()
+    killed, dumped = crashes(node)
+    assert killed == "left: daemon was killed by SIGSEGV, which the lab did not send"
+    assert dumped.startswith("left: core dump core")
+    assert [path.parent for path in core_dumps(node)] == [node.scratch]
