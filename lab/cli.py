@@ -23,6 +23,7 @@ SUBCOMMANDS = {
     "exec": "enter",
     "shell": "enter",
     "nat": "nat",
+    "link": "link",
     "capture": "capture",
     "ladder": "ladder",
     "down": "down",

@@ -10,6 +10,7 @@ import argparse
 import importlib
 import re
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Any
 
 Completer = Callable[..., Iterable[str]]
@@ -88,6 +89,27 @@ def nat_words(parsed_args: argparse.Namespace, **_: Any) -> Iterable[str]:
     }
     nats = [nat for lab in registry.labs() if lab.record is not None for nat in lab.record.nats]
     return [*followers.get(parsed_args.verb, ()), *dict.fromkeys(nats)]
+
+
+def links(parsed_args: argparse.Namespace, **_: Any) -> Iterable[str]:
+    """Links of the lab that was named, or of every one."""
+    from lab.net import topology_file
+    from lab.net.model import TopologyError
+    from lab.standing import registry
+
+    name, found = getattr(parsed_args, "name", None), dict[str, None]()
+    for lab in registry.labs():
+        if name in (None, lab.name) and lab.record is not None:
+            with suppress(TopologyError):
+                found |= dict.fromkeys(link.name for link in topology_file.load(lab.record.topology).links)
+    return found
+
+
+def link_words(**_: Any) -> Iterable[str]:
+    """What a link can be told."""
+    from lab.standing.link_words import KEYS, REPAIR
+
+    return [REPAIR, *(f"{key}=" for key in KEYS)]
 
 
 def cells(prefix: str = "", **_: Any) -> Iterable[str]:

@@ -10,6 +10,7 @@ from typing import Any
 from lab.cell import Cell
 from lab.net.errors import NetworkError
 from lab.peers.peer import Peer, PeerError
+from lab.standing import link_words
 from lab.standing.names import unknown
 from lab.standing.nat_verbs import act
 from lab.standing.registry import LabError, Record
@@ -32,6 +33,7 @@ class Service:
         self.requests: dict[str, Callable[..., dict[str, Any]]] = {
             "status": self.status,
             "nat": self.nat,
+            "link": self.link,
             "enter": self.enter,
             "frames": self.frames,
             "down": self.down,
@@ -83,6 +85,11 @@ class Service:
         """Have a NAT do something (see lab.standing.nat_verbs)."""
         with self._lock:
             return {"said": act(self._cell.network.nats, verb, words)}
+
+    def link(self, link: str, words: Sequence[str]) -> dict[str, Any]:
+        """Make a link bad or good (see lab.standing.link_words)."""
+        with self._lock:
+            return {"said": link_words.act(self._cell.network, link, words)}
 
     def enter(self, node: str) -> dict[str, Any]:
         """Where a program goes that is to run on `node`: paths to namespaces, and what to tell it."""

@@ -84,9 +84,30 @@ def test_each_verb_of_a_nat(words: tuple[str, ...], said: str, standing: Any) ->
     assert standing("nat", *words).stdout.startswith(said)
 
 
+def test_a_link_is_made_bad_and_good_again(standing: Any) -> None:
+    assert standing("link", "wan").stdout == "wan carries packets as they are\n"
+    said = standing("link", "wan", "loss=1", "seed=7", "towards=right").stdout
+    assert said == "wan: loss 1, seed 7, by the lab\n  from nat: 0 entered\n"
+    ping = ("exec", "left", "--", "ping", "-c", "1", "-W", "1", "203.0.113.2")
+    standing(*ping, status=1)
+    assert standing("link", "wan").stdout.endswith("from nat: 1 entered and 1 lost\n")
+    assert standing("link", "wan", "repair").stdout == "wan carries packets as they are\n"
+    standing(*ping)
+    standing("link", "wan", "mtu=1300")
+    assert "mtu 1300" in standing("exec", "nat", "--", "ip", "link", "show", "wan").stdout
+    standing("link", "wan", "mtu=1500")
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
+        (("link", "wna"), "no link wna; close is wan"),
+        (("link", "wan", "lost=1"), "no value lost; close is loss"),
+        (("link", "wan", "loss"), "what is 'loss'? Write `repair`, or values like loss=0.1 delay=0.02"),
+        (("link", "wan", "loss=2"), "link wan: loss is 2: use a probability from 0 to 1"),
+        (("link", "wan", "delay=long"), "link wan: delay is 'long', which is no number"),
+        (("link", "wan", "loss=1", "towards=left"), "link wan joins nat and right, not 'left'"),
+        (("link", "wan", "mtu=7"), "link wan:"),
         (("nat", "forgt"), "no verb forgt; close is forget"),
         (("nat", "block"), "nat block: say what: esp, udp500, udp4500, fragments and icmp_toobig"),
         (("nat", "block", "ups500"), "no kind of packet ups500; close are udp500"),
