@@ -17,6 +17,8 @@ from lab.peers.peer import Peer
 P = ParamSpec("P")
 
 _SYSCTLS = "/proc/sys/net"
+_MODELS = {"conf": "default", "neigh": "lo"}
+"""Whose settings an interface would have; beyond the first namespace no defaults of neighbours are shown."""
 _COUNTERS = ("nf_conntrack_count",)
 _COMMANDS = (
     ("ip", "address"),
@@ -80,14 +82,14 @@ def _usual_sysctls() -> dict[str, str]:
 
 
 def _sysctls(node: Node, usual: Mapping[str, str]) -> str:
-    """Those that a fresh namespace has otherwise; an interface's are compared with those of ``default``."""
+    """Those that a fresh namespace has otherwise; an interface's are compared with those of another."""
     with node.entered():
         values = _read_sysctls()
     lines = []
     for path, value in sorted(values.items()):
         parts = path.split("/")
-        if len(parts) > 2 and parts[1] in ("conf", "neigh") and path not in usual:
-            parts[2] = "default"
+        if len(parts) > 2 and parts[1] in _MODELS and path not in usual:
+            parts[2] = _MODELS[parts[1]]
         before = usual.get("/".join(parts))
         if before != value and parts[-1] not in _COUNTERS:
             name = path.replace("/", ".")

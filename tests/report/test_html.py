@@ -135,8 +135,16 @@ def test_the_nat_matrix_tells_ports_and_the_median_time(make_record: Make) -> No
     lefts, rights, ways = front.nat_matrix([*cells, direct], records)
     assert (lefts, rights) == (["no NAT", "home"], ["no NAT"])
     (way,) = ways["home", "no NAT"]
-    assert way.how == "ESP in UDP after the float, port 4500 ⇒ 61001…61003"
+    assert (way.how, way.ports) == ("ESP in UDP after the float", "4500 ⇒ 61001…61003")
     assert (way.median_ms, way.timed, way.cells, way.bad) == (pytest.approx(10.1), 3, 3, 0)
+
+
+def test_kinds_of_nat_stand_in_the_order_of_rfc_4787() -> None:
+    names = ["symmetric", "home → cgnat", "ADM/EIF, ports random", "home", "no NAT", "full_cone"]
+    ordered = sorted(names, key=front._rank)
+    assert ordered == ["no NAT", "full_cone", "home", "ADM/EIF, ports random", "symmetric", "home → cgnat"]
+    assert front.in_rfc_words("home → cgnat") == "EIM/APDF → EIM/EIF"
+    assert front.in_rfc_words("ADM/EIF, ports random") == ""
 
 
 def test_kinds_of_nat_have_the_names_of_presets() -> None:

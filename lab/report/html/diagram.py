@@ -1,6 +1,6 @@
 """Where the lines and words of a sequence diagram stand: steps downwards, one lifeline a node. Pure.
 
-All lengths are user units of SVG, which a browser takes for pixels.
+All lengths are whole user units of SVG, which a browser takes for pixels.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ ROOM = 760
 class Lifeline:
     """The line of a node, at `x`."""
 
-    x: float
+    x: int
     name: str
     words: str
 
@@ -35,8 +35,8 @@ class Lifeline:
 class Arrow:
     """One hop: from `x1` to `x2`, with the ports at its ends; those that a NAT has changed are `new`."""
 
-    x1: float
-    x2: float
+    x1: int
+    x2: int
     near: str
     far: str
     near_new: bool
@@ -49,12 +49,12 @@ class Arrow:
         return f"{self.x2:g},0 {self.x2 + back:g},-3.5 {self.x2 + back:g},3.5"
 
     @property
-    def near_x(self) -> float:
+    def near_x(self) -> int:
         """Where the near port stands."""
         return self.x1 + (7 if self.x2 > self.x1 else -7)
 
     @property
-    def far_x(self) -> float:
+    def far_x(self) -> int:
         """Where the far port stands."""
         return self.x2 + (-10 if self.x2 > self.x1 else 10)
 
@@ -73,30 +73,30 @@ class Arrow:
 class Line:
     """A step: its band begins at `y`; arrows and words stand relative to that."""
 
-    y: float
-    height: float
+    y: int
+    height: int
     step: Step
     style: str
     text: str
-    x: float
+    x: int
     """Middle of the text."""
     arrows: tuple[Arrow, ...] = ()
-    lost_x: float = 0.0
+    lost_x: int = 0
     diverges: bool = False
 
     @property
-    def reach(self) -> float:
+    def reach(self) -> int:
         """Half the width of what is said."""
         longest = max(len(self.text), len(self.step.detail) if self.arrows else 0)
-        return longest * LETTER / 2 + 9
+        return round(longest * LETTER / 2) + 9
 
 
 @dataclass(frozen=True, slots=True)
 class Diagram:
     """The whole drawing; `styles` are those that occur, for a legend."""
 
-    width: float
-    height: float
+    width: int
+    height: int
     lifelines: tuple[Lifeline, ...]
     lines: tuple[Line, ...]
     styles: tuple[str, ...]
@@ -127,11 +127,11 @@ _STYLE_OF: dict[str, str] = {
 def diagram(plan: Plan, steps: Sequence[Step], diverging: int | None = None) -> Diagram:
     """Lay out `steps` over the nodes of `plan` that take part; `diverging` is the number of a step."""
     nodes = _taking_part(plan, steps)
-    distance = min(WIDEST, max(NARROWEST, ROOM / max(1, len(nodes) - 1)))
+    distance = min(WIDEST, max(NARROWEST, ROOM // max(1, len(nodes) - 1)))
     at = {node: TIME + 60 + number * distance for number, node in enumerate(nodes)}
     known = {address for link in plan.links for address in _addresses(link)}
     lines: list[Line] = []
-    y = float(HEADER)
+    y = HEADER
     for number, step in enumerate(steps):
         line = _line(y, step, at, known, number == diverging)
         lines.append(line)
@@ -147,14 +147,14 @@ def diagram(plan: Plan, steps: Sequence[Step], diverging: int | None = None) -> 
     )
 
 
-def _line(y: float, step: Step, at: dict[str, float], known: Collection[str], diverges: bool) -> Line:
+def _line(y: int, step: Step, at: dict[str, int], known: Collection[str], diverges: bool) -> Line:
     arrows = _arrows(step, at, known)
     height = NOTE_HEIGHT
     if arrows:
         height = PACKET_HEIGHT + (DETAIL_HEIGHT if step.detail else 0)
-    ends = [x for arrow in arrows for x in (arrow.x1, arrow.x2)] or list(at.values()) or [float(TIME)]
-    x = at.get(step.where, (min(ends) + max(ends)) / 2)
-    lost = at.get(step.lost_at, 0.0) if step.lost_at else 0.0
+    ends = [x for arrow in arrows for x in (arrow.x1, arrow.x2)] or list(at.values()) or [TIME]
+    x = at.get(step.where, (min(ends) + max(ends)) // 2)
+    lost = at.get(step.lost_at, 0) if step.lost_at else 0
     line = Line(y, height, step, style(step), _said(step), x, arrows, lost, diverges)
     return replace(line, x=max(x, TIME + line.reach))
 
@@ -184,7 +184,7 @@ def _taking_part(plan: Plan, steps: Sequence[Step]) -> list[str]:
     return [node.name for node in order if node.name in named]
 
 
-def _arrows(step: Step, at: dict[str, float], known: Collection[str]) -> tuple[Arrow, ...]:
+def _arrows(step: Step, at: dict[str, int], known: Collection[str]) -> tuple[Arrow, ...]:
     found = []
     before = None
     for hop in step.hops:

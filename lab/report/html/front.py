@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import statistics
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections import Counter, abc
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
+from lab.net.behaviour import PRESETS, Filtering, Mapping
 from lab.report.record import Record
 from lab.report.results import Result
 from lab.report.verdict import GRAVITY
 
 NO_NAT = "no NAT"
+_THEN = " → "
+_ORDER = [word.value for words in (Mapping, Filtering) for word in words]
 SHORT = {"ikev1-main": "IKEv1 main", "ikev1-aggressive": "IKEv1 aggr.", "ikev2": "IKEv2", "manual": "manual"}
 
 
@@ -58,6 +61,8 @@ class Way:
     left: str
     right: str
     how: str
+    ports: str
+    """Left's UDP port before the first NAT ⇒ as right sees it; empty without UDP."""
     median_ms: float | None
     timed: int
     cells: int
@@ -101,7 +106,7 @@ def _groups(results: Sequence[Result]) -> tuple[tuple[str, tuple[Chip, ...]], ..
 
 
 def nat_matrix(
-    results: Sequence[Result], records: Mapping[str, Record]
+    results: Sequence[Result], records: abc.Mapping[str, Record]
 ) -> tuple[list[str], list[str], dict[tuple[str, str], list[Way]]]:
     """NATs before left, NATs before right, and for each pair of these how each pair of peers got through."""
     found: dict[tuple[str, str], dict[tuple[str, str], list[Result]]] = {}
@@ -114,19 +119,29 @@ def nat_matrix(
         where: [_way(cells, records) for _, cells in sorted(pairs.items())] for where, pairs in found.items()
     }
 
-    def order(name: str) -> tuple[bool, int, str]:
-        return (name != NO_NAT, name.count("→"), name)
-
-    lefts = sorted({where[0] for where in ways}, key=order)
-    rights = sorted({where[1] for where in ways}, key=order)
+    lefts = sorted({where[0] for where in ways}, key=_rank)
+    rights = sorted({where[1] for where in ways}, key=_rank)
     return lefts, rights, ways
 
 
+def in_rfc_words(name: str) -> str:
+    """Mapping and filtering (RFC 4787) of a kind of NAT or a chain of them, as far as its name hides them."""
+    known = [PRESETS[kind] for kind in name.split(_THEN) if kind in PRESETS]
+    return _THEN.join(f"{each.mapping.value}/{each.filtering.value}" for each in known)
+
+
+def _rank(name: str) -> tuple[int, list[int], str]:
+    """None first, then single ones by mapping and filtering, then chains."""
+    kinds = [] if name == NO_NAT else name.split(_THEN)
+    words = [word for kind in kinds for word in (in_rfc_words(kind) or kind).split(",")[0].split("/")]
+    return len(kinds), [_ORDER.index(word) if word in _ORDER else len(_ORDER) for word in words], name
+
+
 def _chain(kinds: Sequence[str]) -> str:
-    return " → ".join(kinds) or NO_NAT
+    return _THEN.join(kinds) or NO_NAT
 
 
-def _way(cells: Sequence[Result], records: Mapping[str, Record]) -> Way:
+def _way(cells: Sequence[Result], records: abc.Mapping[str, Record]) -> Way:
     good = [cell for cell in cells if not cell.verdict.is_bad]
     told = [(cell, records[cell.cell].passage) for cell in good or cells]
     arrived = [each for each in told if each[1].outside_port or each[1].how == "native ESP"] or told
@@ -136,14 +151,13 @@ def _way(cells: Sequence[Result], records: Mapping[str, Record]) -> Way:
     outside = sorted({passage.outside_port for _, passage in alike if passage.outside_port})
     if sum(passage.floated for _, passage in alike) * 2 > len(alike):
         how += " after the float"
-    if inside and outside:
-        how += f", port {_ports(inside)} ⇒ {_ports(outside)}"
     times = [passage.ms for _, passage in told if passage.ms is not None]
     timed = [cell for cell, passage in alike if passage.ms is not None]
     return Way(
         left=cells[0].left,
         right=cells[0].right,
         how=how,
+        ports=f"{_ports(inside)} ⇒ {_ports(outside)}" if inside and outside else "",
         median_ms=statistics.median(times) if times else None,
         timed=len(times),
         cells=len(cells),

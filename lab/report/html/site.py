@@ -26,7 +26,7 @@ STYLESHEET = "report.css"
 PASSED = "passed"
 """Folder beside those of the runs: the record of each cell as it passed last."""
 _RFC = re.compile(r"RFC (\d{3,5})(?:(?: section |, section | §)([0-9]+(?:\.[0-9]+)*))?")
-_CONTROLS = {code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n"} | {127: 0x2421}
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 VERDICTS = {
     Verdict.PASSED: "every expectation was met",
     Verdict.FAILED: "an expectation was not met, or a program crashed",
@@ -118,7 +118,11 @@ def _environment() -> Environment:
         undefined=StrictUndefined,
     )
     environment.globals.update(
-        verdicts=VERDICTS, counts=front.counts, short=front.SHORT, stylesheet=STYLESHEET
+        verdicts=VERDICTS,
+        counts=front.counts,
+        rfc_words=front.in_rfc_words,
+        short=front.SHORT,
+        stylesheet=STYLESHEET,
     )
     environment.filters.update(
         href=_href,
@@ -134,7 +138,7 @@ def _environment() -> Environment:
 
 def _clean(text: str) -> str:
     """`text` with pictures in place of control characters, which HTML does not allow."""
-    return text.translate(_CONTROLS)
+    return _CONTROLS.sub(lambda found: chr(0x2400 + ord(found[0])) if found[0] < " " else "␡", text)
 
 
 def _href(cell: str) -> str:
