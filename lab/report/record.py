@@ -110,12 +110,12 @@ class Record:
 
     @classmethod
     def read(cls, path: Path) -> Record | None:
-        """What write() wrote at `path`; None where there is no such file or one of another version."""
+        """What write() wrote at `path`; None where it is not there, not whole, or of another version."""
         try:
-            text = path.read_text()
-        except FileNotFoundError:
+            return cls.from_json(path.read_text())
+        except (FileNotFoundError, UnicodeDecodeError, RecordError):
+            # A worker that was killed may have left half of one.
             return None
-        return cls.from_json(text)
 
     @classmethod
     def from_json(cls, text: str) -> Record | None:

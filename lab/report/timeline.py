@@ -14,7 +14,6 @@ from lab.report.sequence import EVENT, FOLD, Step
 LAB, PACKET, LOG, CONNTRACK = "lab", "packet", "log", "conntrack"
 LIMIT = 1500
 _LINE = re.compile(r"(\d{9,11}\.\d{3,9}) (.*)")
-_LOGS = ("charon.log", "ike.log")
 CONNTRACK_LOG = "conntrack.log"
 
 
@@ -39,10 +38,10 @@ def timeline(record: Record, logs: Mapping[str, str]) -> list[Moment]:
     found = [_moment(step) for step in record.steps]
     for path, text in logs.items():
         name = Path(path).name
-        if name in _LOGS:
-            found += _lines(text, record.begin_ns, LOG, Path(path).parent.name)
-        elif name == CONNTRACK_LOG:
+        if name == CONNTRACK_LOG:
             found += _lines(text, record.begin_ns, CONNTRACK, "")
+        elif name.endswith(".log"):
+            found += _lines(text, record.begin_ns, LOG, Path(path).parent.name)
     found.sort(key=lambda moment: moment.ms)
     if len(found) > LIMIT:
         rest = len(found) - LIMIT

@@ -12,6 +12,7 @@ from lab.report.divergence import END, divergence, step_of
 from lab.report.html import front
 from lab.report.html.diagram import diagram
 from lab.report.html.network import MOST, drawing
+from lab.report.html.page import cell_page
 from lab.report.plan import nat_kind, plan
 from lab.report.record import Record
 from lab.report.timeline import timeline
@@ -99,6 +100,20 @@ def test_cells_that_were_not_run_say_why(report: Path) -> None:
     for number in (3, 4, 8):
         assert "What happened" not in page(report, number)
         assert '<title id="net-title">The network one_nat' in page(report, number)
+
+
+def test_a_page_shows_its_scenario(tmp_path: Path, make_record: Make) -> None:
+    source = ('def other():\n    pass\n\n\n@scenario("ENC-01")\ndef holds(cell):\n'
+              '    """Told in RFC 3948 section 2."""\n    cell.up()\n')  # fmt: skip
+    (tmp_path / "test_one.py").write_text(source)
+    wire = Wire()
+    record = replace(make_record(wire, connected(wire)), place="test_one.py:4")
+    shown = cell_page(tmp_path, tmp_path, result(cell(1), Verdict.PASSED), record, None)
+    assert (shown.place, shown.docstring) == ("test_one.py:5", "Told in RFC 3948 section 2.")
+    assert shown.code.startswith('@scenario("ENC-01")\ndef holds(cell):')
+    gone = replace(record, place="test_gone.py:4")
+    shown = cell_page(tmp_path, tmp_path, result(cell(1), Verdict.PASSED), gone, None)
+    assert (shown.place, shown.docstring, shown.code) == ("test_gone.py:5", "", "")
 
 
 def test_sources_link_to_the_sections_of_rfcs(report: Path) -> None:

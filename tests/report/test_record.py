@@ -155,8 +155,9 @@ def test_a_record_survives_its_file(make_record: Make, tmp_path: Path) -> None:
 
 def test_no_record_is_read_where_there_is_none_or_another_version(tmp_path: Path) -> None:
     assert Record.read(tmp_path / FILE) is None
-    (tmp_path / FILE).write_text(json.dumps({"version": 0}))
-    assert Record.read(tmp_path / FILE) is None
+    for text in (json.dumps({"version": 0}), '{"version": 1, "cell": "ENC', ""):
+        (tmp_path / FILE).write_text(text)
+        assert Record.read(tmp_path / FILE) is None
 
 
 def test_a_journal_notes_how_a_step_ended() -> None:

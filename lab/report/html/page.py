@@ -62,6 +62,7 @@ class CellPage:
     tried: tuple[Tried, ...]
     code: str
     place: str
+    docstring: str
     record: Record | None = None
     plan: Plan | None = None
     network: Drawing | None = None
@@ -94,12 +95,11 @@ def cell_page(
         Tried(number, attempt, _files(report, result.cell, number))
         for number, attempt in enumerate(result.attempts, 1)
     )
-    place, code = _scenario(root, record.place) if record is not None else ("", "")
+    place, docstring, code = _scenario(root, record.place) if record is not None else ("", "", "")
     if record is None:
         planned = _planned(result.topology)
-        return CellPage(
-            result, tried, code, place, plan=planned, network=None if planned is None else drawing(planned)
-        )
+        drawn = None if planned is None else drawing(planned)
+        return CellPage(result, tried, code, place, docstring, plan=planned, network=drawn)
     found = None
     if result.verdict is not Verdict.PASSED:
         passed = _retried(report, result) or passed
@@ -116,6 +116,7 @@ def cell_page(
         tried,
         code,
         place,
+        docstring,
         record,
         record.plan,
         drawing(record.plan),
@@ -172,25 +173,34 @@ def _file(path: Path, shown: str) -> File:
     return File(shown, size, text, bool(text) and size > SHOWN)
 
 
-def _scenario(root: Path, place: str) -> tuple[str, str]:
-    """Where the scenario stands, counted from 1, and its source; both empty where that cannot be told."""
+def _scenario(root: Path, place: str) -> tuple[str, str, str]:
+    """Where the scenario stands, its docstring and its source; empty where these are not known."""
     name, _, line = place.rpartition(":")
     if not name or not line.isdigit():
-        return "", ""
+        return "", "", ""
     number = int(line) + 1
-    for first, last, text in _functions(root / name):
-        if first <= number <= last:
-            return f"{name}:{first}", text
-    return f"{name}:{number}", ""
+    for function in _functions(root / name):
+        if function.first <= number <= function.last:
+            return f"{name}:{function.first}", function.docstring, function.source
+    return f"{name}:{number}", "", ""
+
+
+@dataclass(frozen=True)
+class _Function:
+    first: int
+    """The line of its first decorator."""
+    last: int
+    docstring: str
+    source: str
 
 
 @cache
-def _functions(path: Path) -> Sequence[tuple[int, int, str]]:
-    """First line with its decorators, last line and source of each function of a Python file."""
+def _functions(path: Path) -> Sequence[_Function]:
+    """The functions of a Python file, none where it cannot be read."""
     try:
         text = path.read_text()
         tree = ast.parse(text)
-    except (OSError, SyntaxError, UnicodeDecodeError):
+    except (OSError, SyntaxError, ValueError):
         return ()
     lines = text.splitlines()
     found = []
@@ -198,5 +208,6 @@ def _functions(path: Path) -> Sequence[tuple[int, int, str]]:
         if isinstance(node, ast.FunctionDef):
             first = min([node.lineno, *(each.lineno for each in node.decorator_list)])
             last = node.end_lineno or node.lineno
-            found.append((first, last, "\n".join(lines[first - 1 : last])))
+            source = "\n".join(lines[first - 1 : last])
+            found.append(_Function(first, last, ast.get_docstring(node) or "", source))
     return found
