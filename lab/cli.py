@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -84,3 +85,10 @@ def main(arguments: list[str] | None = None) -> int:
     except MisuseError as error:
         print(f"nattlab: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print(f"nattlab: {options.command} was interrupted", file=sys.stderr)
+        return 128 + signal.SIGINT
+    except BrokenPipeError:
+        # Whoever read the output has seen enough; what is left of it must not fail at exit, too.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from lab.capture.account import looks_wrong
-from lab.cell import Cell, built, opened
+from lab.cell import BASE_NEEDS, Cell, built, opened
 from lab.net import scratch, topology_file
 from lab.net.errors import NetworkError
 from lab.net.keeper import die_with_parent, outlive_parent
@@ -27,7 +27,7 @@ from lab.net.model import TopologyError
 from lab.nodes.proof import BrokenLabError
 from lab.peers.peer import UnsupportedError
 from lab.peers.registry import PEERS
-from lab.probe import UnavailableError
+from lab.probe import UnavailableError, require
 from lab.scenario import CellSpec, Scenario, ScenarioError
 from lab.standing.registry import LOG, SOCKET, Claim, LabError, Record
 from lab.standing.request import Request
@@ -107,6 +107,7 @@ def _connect(cell: Cell, request: Request) -> dict[str, Any]:
 
 
 def _keep(request: Request) -> None:
+    require(*BASE_NEEDS)
     if request.left or request.right:
         _spec(request).check_support()
     folder = scratch.directory(request.topology.partition("@")[0])

@@ -231,4 +231,6 @@ def _read(path: Path) -> Record | None:
         fields: dict[str, Any] = json.loads(path.read_text())
     except FileNotFoundError:
         return None
+    except PermissionError:
+        raise LabError(f"lab {path.parent.name} is root's: run nattlab as root") from None
     return Record(**{**fields, "nodes": tuple(fields["nodes"]), "nats": tuple(fields["nats"])})

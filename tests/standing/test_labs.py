@@ -221,6 +221,17 @@ def test_a_keeper_that_does_not_answer_is_reported_and_can_be_ended(nattlab: Any
     nattlab.assert_nothing_is_left()
 
 
+def test_labs_are_for_root_alone(standing: Any) -> None:
+    nobody = ("setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups")
+    argv = standing.argv("ls")
+    cut = argv.index("-c") - 1
+    done = subprocess.run(
+        [*argv[:cut], *nobody, *argv[cut:]], capture_output=True, text=True, stdin=subprocess.DEVNULL
+    )
+    assert done.returncode == 2, done.stderr
+    assert done.stderr == "nattlab: lab one_nat is root's: run nattlab as root\n"
+
+
 def test_a_peer_that_died_is_shown(nattlab: Any) -> None:
     nattlab("up", "one_nat", "--left", "natt", "--right", "natt", "--version", "manual")
     pid = nattlab("ls").stdout.split("pid ")[1].split()[0]

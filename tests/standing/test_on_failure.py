@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -106,6 +108,13 @@ def test_a_cell_whose_process_dies_has_failed(nattlab: Any, project: Path) -> No
     assert verdict == "failed"
     assert "the process of the cell was killed by SIGKILL" in reason
     assert nattlab("ls").stdout.startswith("no lab is up")
+
+
+def test_a_kept_lab_ends_with_its_keeper(nattlab: Any, project: Path) -> None:
+    run(nattlab, project, "--keep-on-failure", "--cells=ENC-01", "-n0")
+    assert len(nattlab.held) == 3
+    os.kill(nattlab.keeper(KEPT), signal.SIGKILL)
+    nattlab.assert_nothing_is_left()
 
 
 def test_a_failure_says_what_the_packets_tell_of_it(nattlab: Any, project: Path) -> None:

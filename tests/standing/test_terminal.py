@@ -49,6 +49,23 @@ def test_packets_are_drawn_as_they_come_until_interrupted(standing: Any, termina
         assert live.end() == 0
 
 
+def test_an_interrupted_up_leaves_nothing(nattlab: Any, terminal: Any) -> None:
+    arguments = ("up", "one_nat", "--left", "natt", "--right", "natt", "--nat", "marker_eater")
+    with terminal(nattlab.argv(*arguments)) as up:
+        up.until("starting natt and natt")
+        nattlab.remember()
+        up.type("\x03")
+        up.until("nattlab: up was interrupted")
+        assert up.end() == 130
+    nattlab.assert_nothing_is_left()
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(standing: Any) -> None:
+    command = " ".join(f"'{word}'" for word in standing.argv("ls"))
+    done = subprocess.run(["bash", "-c", f"{command} | true"], capture_output=True, text=True)
+    assert done.stderr == ""
+
+
 def test_watching_ends_with_the_lab(nattlab: Any, terminal: Any) -> None:
     nattlab("up", "one_nat")
     with terminal(nattlab.argv("capture", "--live")) as live:
