@@ -404,7 +404,12 @@ def opened(spec: CellSpec, scratch: Path, seed: int = 0, places: Places = EVERYT
     for name in (spec.left, spec.right):
         _require_for(driver(name, spec.version), connection, places)
     require(*spec.scenario.needs)
-    peers = topology_file.load(spec.topology).peers
+    topology = topology_file.load(spec.topology)
+    peers = topology.peers
+    for side in set(places.containers(topology, spec.left, spec.right)).intersection(peers):
+        chosen = driver(spec.right if side == "right" else spec.left, spec.version)
+        if chosen.refuses_containers:
+            raise UnsupportedError(chosen.name, f"a container: {chosen.refuses_containers}")
     own_device = [side for side in peers if PEERS[spec.right if side == "right" else spec.left].owns_inner]
     with built(spec, scratch, own_device, seed, places) as cell:
         yield cell

@@ -50,6 +50,9 @@ class ContainerNode(NamespaceNode):
     def _launch(
         self, argv: Sequence[str], stdout: Path, stderr: Path, env: Mapping[str, str] | None, cwd: Path
     ) -> Process:
+        # The shell that opens them starts later than whoever reads them.
+        stdout.touch()
+        stderr.touch()
         inside = [self._python, *argv[1:]] if argv[0] == sys.executable else list(argv)
         environment = [f"{key}={value}" for key, value in env.items()] if env is not None else []
         if inside[0] == self._python:

@@ -31,6 +31,7 @@ class AdoptedPeer(NattdPeer):
     and a packet that meets it.
     """
 
+    refuses_containers = "taking a program's sockets over needs CAP_SYS_PTRACE, which nodes do not have there"
     program: ClassVar[str]
     """Name of the program, and of its files in the scratch directory."""
 

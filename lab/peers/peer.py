@@ -321,6 +321,8 @@ class Peer(ABC):
 
     name: ClassVar[str]
     capabilities: ClassVar[Capabilities]
+    refuses_containers: ClassVar[str] = ""
+    """Why it cannot run in a container; empty if it can."""
     owns_inner: ClassVar[bool] = False
     """Whether the peer puts its inner address on a device of its own; otherwise the lab puts it on lo."""
 

@@ -71,6 +71,12 @@ def test_an_unknown_peer_joins_the_matrix_by_its_contract(product: str, tmp_path
     assert "aggressive mode with a pre-shared key is not offered" in refused["reason"]
 
 
+def test_a_peer_that_needs_more_privileges_than_containers_have_says_so(engine: Engine, tmp_path: Path):
+    (cell,) = run(tmp_path, "ENC-01[openiked+natt-natt-one_nat-ikev2]", "--nodes=container").values()
+    assert cell["verdict"] == "unsupported"
+    assert "CAP_SYS_PTRACE" in cell["reason"]
+
+
 def test_an_image_that_declares_nothing_is_refused(packages: str, tmp_path: Path):
     done = subprocess.run(
         [*NATTLAB, "run", "ENC-01", f"--peer=daemon={packages}", "--reports", str(tmp_path), "-n", "0"],
