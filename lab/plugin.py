@@ -29,7 +29,7 @@ from lab.peers.registry import PEERS
 from lab.report.clock import utc
 from lab.report.folder import ReportFolder
 from lab.report.gatherer import GATHERER, MISUSE, Gatherer
-from lab.report.judgement import agree, explain, is_crash, judge
+from lab.report.judgement import agree, explain, is_crash, is_no_failure, judge
 from lab.report.results import Result
 from lab.report.trial import Trial
 from lab.report.verdict import Verdict
@@ -152,6 +152,12 @@ class CellItem(pytest.Function):
         self._saved = 0
         """The number of the attempt whose evidence was written last."""
         self.trial = Trial(self._facts(), functools.partial(ReportFolder.evidence_name, spec.name))
+
+    def _repr_failure_py(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
+        # What is no failure needs no traceback; to draw one takes longer than such a cell does.
+        if is_no_failure(excinfo.value):
+            return str(excinfo.value)
+        return super()._repr_failure_py(excinfo, style)
 
     def _facts(self) -> Result:
         spec, entry = self.spec, catalogue()[self.spec.scenario.id]

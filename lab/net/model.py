@@ -93,7 +93,7 @@ class Interface:
     addresses: tuple[PrefixedAddress, ...]
     """at most one of each family"""
 
-    @property
+    @cached_property
     def families(self) -> tuple[Family, ...]:
         """The families of its addresses."""
         return tuple(family for family in FAMILIES if of_family(self.addresses, family) is not None)
@@ -123,7 +123,7 @@ class Link:
     impairment: Impairment | None = None
     """what it does to packets once the network has proved itself"""
 
-    @property
+    @cached_property
     def families(self) -> tuple[Family, ...]:
         """The families of its first end, which are those of both."""
         return self.ends[0].families
@@ -205,7 +205,7 @@ class Graph:
         """What lab.net.paths has found out about it."""
         return {}
 
-    @property
+    @cached_property
     def families(self) -> tuple[Family, ...]:
         """The families that some link carries."""
         return tuple(family for family in FAMILIES if any(family in link.families for link in self.links))

@@ -58,6 +58,11 @@ def explain(call: pytest.CallInfo[None], packets: Callable[[], Packets]) -> None
         error.add_note(f"{PACKETS_SAY}{sentence}")
 
 
+def is_no_failure(error: BaseException) -> bool:
+    """Whether an error says that a cell cannot be tried, with these peers or here."""
+    return isinstance(error, (UnsupportedError, probe.UnavailableError))
+
+
 def is_crash(call: pytest.CallInfo[None]) -> bool:
     """Whether the phase found that a program had crashed."""
     return call.excinfo is not None and isinstance(call.excinfo.value, ProgramCrashError)
