@@ -16,7 +16,7 @@ from pathlib import Path
 
 from docker.errors import ImageNotFound
 
-from lab.net.errors import EngineError, NetworkError
+from lab.net.errors import NetworkError
 from lab.nodes.container_node import PROJECT
 from lab.nodes.engine import Engine, asked
 from lab.nodes.places import HOST
@@ -209,6 +209,5 @@ def _imported(engine: Engine, name: str, content: bytes, labels: Mapping[str, st
         changes = [f"LABEL {key}={value}" for key, value in labels.items()]
         repository, tag = name.split(":")
         asked(engine.api.import_image_from_data, content, repository=repository, tag=tag, changes=changes)
-    if not asked(engine.api.images, name):
-        raise EngineError(f"the engine took image {name} and does not have it")
+    engine.image_labels(name)
     return name

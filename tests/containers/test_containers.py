@@ -9,7 +9,9 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
@@ -241,6 +243,30 @@ def test_an_engine_that_cannot_be_used(monkeypatch: pytest.MonkeyPatch, host: st
     finally:
         connect.cache_clear()
     assert said in str(raised.value)
+
+
+def test_podman_is_refused(monkeypatch: pytest.MonkeyPatch):
+    class Answer(BaseHTTPRequestHandler):
+        def do_GET(self):
+            body = json.dumps({"ApiVersion": "1.41", "Components": [{"Name": "Podman Engine"}]}).encode()
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_):
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Answer) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("DOCKER_HOST", f"tcp://127.0.0.1:{server.server_port}")
+        connect.cache_clear()
+        try:
+            with pytest.raises(EngineError, match=r"Podman answers .* loses the tags"):
+                connect()
+        finally:
+            connect.cache_clear()
+            server.shutdown()
 
 
 def test_the_host_s_image_is_the_same_from_the_same_files():
