@@ -207,8 +207,8 @@ def connect() -> Engine:
     components = [part.get("Name", "") for part in about.get("Components", ())]
     if any("Podman" in name for name in components):
         raise EngineError(
-            f"Podman answers at {address}: its API loses the tags of imported images, by which the lab knows its "
-            "own; point DOCKER_HOST to a Docker Engine"
+            f"Podman answers at {address}: its API loses the tags of imported images, by which the lab "
+            "knows its own; point DOCKER_HOST to a Docker Engine"
         )
     engine = Engine(client, address)
     engine.reap()
