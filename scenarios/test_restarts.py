@@ -12,8 +12,8 @@ from lab.wait import wait_until
 from scenarios.mapping import nat, outside
 from scenarios.recovery import has_moved, living_spis, outside_port
 
-SOON = Retransmission(0.2, 2.0, 4)
-"""Gives up after three seconds."""
+SOON = Retransmission(0.2, 2.0, 3)
+"""Gives up after a second and a half."""
 
 
 @scenario("REB-16", versions=(IKEV1_MAIN, IKEV2), features=("ike",), mobike=False, retransmission=SOON)

@@ -23,6 +23,8 @@ from .tunnel import TunDevice
 from .wire import KEEPALIVE, Encap, Profile
 
 Event = dict[str, Any]
+_LATE = 0.1
+"""Seconds by which a keepalive may be late without being told of."""
 
 
 def endpoint_text(endpoint: Endpoint) -> str:
@@ -308,6 +310,9 @@ class Encapsulator:
         """Send keepalives that are due and apply lifetimes; what expired."""
         for (local, peer), timer in self._keepalives.items():
             if timer.due(now, self._associations(peer)):
+                if self.events.watchers and (late := timer.overdue(now)) >= _LATE:
+                    # The host slept: a NAT may have forgotten, and a keepalive proves nothing to the peer.
+                    self.events.emit("keepalive-late", destination=endpoint_text(peer), seconds=late)
                 timer.sent(now)
                 try:
                     self.send_user(local, peer, KEEPALIVE, now)

@@ -26,6 +26,10 @@ class KeepaliveTimer:
             return None
         return self._last + self.interval
 
+    def overdue(self, now: float) -> float:
+        """Seconds since one was due, negative before; a host that sleeps sends none."""
+        return now - self._last - self.interval
+
     def due(self, now: float, associations: int) -> bool:
         """Whether one must be sent now; `associations` is the number of SAs with this peer."""
         time = self.next_time(associations)

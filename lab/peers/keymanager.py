@@ -150,6 +150,9 @@ class KeyManager:
             self._act(self.machine.tick(time.monotonic()))
 
     def _take(self, line: dict[str, Any]) -> None:
+        if line["event"] == "keepalive-late":
+            late = {"destination": line["destination"], "seconds": line["seconds"]}
+            self._tell(Event("keepalive-late", late))
         if line["event"] != "delivered":
             return
         source, local = _endpoint(line["source"]), _endpoint(line["local"])

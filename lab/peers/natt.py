@@ -55,7 +55,7 @@ class Natt(NattdPeer):
         encapsulations=frozenset({AUTO, FORCE, OFF}),
         esp=frozenset(ESP_SUITES),
         options=frozenset(OPTIONS)
-        - {"liveness", "child_lifetime", "retransmission", "start_on_nat_t", "first_port"}
+        - {"liveness", "child_lifetime", "keepalive_margin", "retransmission", "start_on_nat_t", "first_port"}
         - {"identity", "initial_contact", "unique", "pool", "bypass"},
         features=frozenset(
             {

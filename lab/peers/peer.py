@@ -86,6 +86,8 @@ class Connection:
     """False stops after the IKE SA: no ESP at all, on any kernel."""
     keepalive: float = 20.0
     """Seconds between NAT keepalives (RFC 3948 section 4); 0 sends none."""
+    keepalive_margin: float = 0.0
+    """Seconds by which a keepalive may be late before this end asks for life, too: it slept; 0 never asks."""
     liveness: float = 0.0
     """Seconds of silence after which an end asks whether the other lives (RFC 3706, RFC 7296 section 2.4);
     0 never asks."""
@@ -192,6 +194,7 @@ class Connection:
             ("keepalive", self.keepalive),
             ("liveness", self.liveness),
             ("child_lifetime", self.child_lifetime),
+            ("keepalive_margin", self.keepalive_margin),
         ):
             if seconds < 0:
                 raise ValueError(f"{name}: {seconds:g} s")
@@ -240,6 +243,7 @@ OPTIONS = (
     "pfkey",
     "liveness",
     "child_lifetime",
+    "keepalive_margin",
     "retransmission",
     "start_on_nat_t",
     "certificate",

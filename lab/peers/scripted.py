@@ -45,6 +45,7 @@ class ScriptedNatt(Natt):
         | {
             "liveness",
             "child_lifetime",
+            "keepalive_margin",
             "retransmission",
             "start_on_nat_t",
             "pf_key",
@@ -170,6 +171,9 @@ class ScriptedNatt(Natt):
                 if sa.channel.keys is not None:
                     cookie = sa.channel.cookie_i
                     self._ikev1_keys[cookie] = keys.ikev1_line(cookie, sa.channel.keys.encryption_key)
+        margin = self.connection.keepalive_margin
+        if event.name == "keepalive-late" and 0 < margin <= float(str(event.detail["seconds"])):
+            self.ask_alive()
         if event.name == "leased":
             self._put_lease(str(event.detail["address"]))
         if event.name not in ("established", "phase1-established") or not self.connection.keepalive:

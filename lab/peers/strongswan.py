@@ -85,6 +85,7 @@ _CONFIGURATION = """charon-systemd {{
   retransmit_timeout = {retransmit_timeout}
   retransmit_base = {retransmit_base}
   keep_alive = {keepalive}
+  keep_alive_dpd_margin = {margin}
   port = {port}
   port_nat_t = {nat_t_port}
   spi_min = {spis[0]:#x}
@@ -140,6 +141,7 @@ class StrongSwan(Peer):
         | {
             "liveness",
             "child_lifetime",
+            "keepalive_margin",
             "retransmission",
             "start_on_nat_t",
             "first_port",
@@ -211,6 +213,7 @@ class StrongSwan(Peer):
             _CONFIGURATION.format(
                 plugins=_PLUGINS.format(backend=" kernel-libipsec" if self.userland_esp else ""),
                 keepalive=f"{self.connection.keepalive:g}s",
+                margin=f"{self.connection.keepalive_margin:g}s",
                 port=self.connection.first_port or IKE_PORT,
                 nat_t_port=self.connection.nat_t_port,
                 spis=self._own_spis,

@@ -11,6 +11,7 @@ def test_only_when_idle_for_the_interval() -> None:
     timer = KeepaliveTimer(20.0, True, 100.0)
     assert not timer.due(119.9, 1)
     assert timer.due(120.0, 1)
+    assert (timer.overdue(119.0), timer.overdue(123.0)) == (-1.0, 3.0)
     timer.sent(120.0)
     assert timer.next_time(1) == 140.0
     timer.sent(130.0)
