@@ -286,7 +286,7 @@ links:
 
 def test_a_missing_file_lists_the_known_names(tmp_path: Path):
     with pytest.raises(
-        TopologyError, match=r"no topology 'two_nats'; there are both_behind_nat, .*, one_nat"
+        TopologyError, match=r"no topology 'two_nats'; there are .*both_behind_nat, .*, one_nat"
     ):
         topology_file.load("two_nats")
     with pytest.raises(TopologyError, match="no topology 'one_nat'; there are none"):
@@ -315,7 +315,7 @@ def test_a_count_repeats_keys_and_items():
         ("clients-1", "left<2-8> is empty from 2 to 1: count upwards"),
         ("clients-300", "'10.10.256.1/32'"),
         ("one_nat-3", "topology one_nat repeats nothing: leave out -3"),
-        ("nothing-3", "no topology 'nothing-3'; there are both"),
+        ("nothing-3", "no topology 'nothing-3'; there are "),
     ],
 )
 def test_counts_that_make_no_topology(name: str, message: str):
