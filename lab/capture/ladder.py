@@ -124,9 +124,10 @@ def rows(packets: Sequence[Seen], columns: Sequence[str]) -> list[Row]:
 
 
 def _is_copy(packet: Seen, before: Seen) -> bool:
-    """A NAT rewrites one end of a packet; keepalives that cross share a payload but neither end."""
+    """A NAT rewrites one end of a packet, or both and the family; keepalives that cross share neither end."""
     soon = packet.time_ns - before.time_ns < SAME_PACKET_NS
-    return soon and (packet.src == before.src or packet.dst == before.dst)
+    is_other_family = packet.ip_version != before.ip_version
+    return soon and (packet.src == before.src or packet.dst == before.dst or is_other_family)
 
 
 def _left_side(link: str, packets: Sequence[Seen], named: Collection[str]) -> frozenset[str]:

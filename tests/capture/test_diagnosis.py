@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import pytest
 from scapy.layers.inet import IP, UDP
+from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import Ether
 from scapy.packet import Packet, Raw
 
 from lab.capture.diagnosis import findings
+from lab.capture.expect import expect
 from lab.capture.frame import Frame
 from lab.capture.packets import Packets, Trace
 
@@ -71,6 +73,14 @@ def test_ike_without_marker_from_its_sender_is_no_work_of_a_nat() -> None:
     ]
 
 
+def test_a_nat64_changes_both_ends_and_carries_the_packet_all_the_same() -> None:
+    inside = (
+        IPv6(src="2001:db8:1::2", dst="2001:db8:64::cb00:7102") / UDP(sport=4500, dport=4500) / Raw(esp())
+    )
+    packets = captured(("lan", inside), ("wan", datagram(NAT, RIGHT, esp(), 61001)))
+    assert findings(packets) == []
+
+
 def test_what_goes_no_further_is_told_with_its_link() -> None:
     native = IP(src=LEFT, dst=RIGHT, proto=50) / Raw(esp())
     assert findings(captured(("lan", native), ("lan", native), ("lan", native), ("lan", native))) == [
@@ -102,3 +112,13 @@ def test_a_request_that_was_answered_is_no_silence() -> None:
         ("wan", datagram(RIGHT, NAT, answer)),
     )
     assert not [text for text in findings(packets) if "nobody answers" in text]
+
+
+def test_a_trace_that_keeps_its_last_frames_forgets_what_was_decided_by_others() -> None:
+    packets = captured(*[("lan", datagram(LEFT, RIGHT, esp())) for _ in range(5)])
+    trace = packets.trace
+    expect(packets).exactly(5)
+    expect(trace.packets.after(packets.first)).exactly(4)
+    trace.keep_last(4)
+    assert [frame.number for frame in trace.frames] == [2, 3, 4, 5]
+    assert [decision.numbers for decision in trace.decisions] == [(2, 3, 4, 5)]
