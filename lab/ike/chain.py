@@ -74,7 +74,13 @@ class Header:
         """The 28 octets."""
         layer = _header_layer(self.version)
         names = (field.name for field in layer.fields_desc)
-        return bytes(layer(**dict(zip(names, astuple(self), strict=True))))
+        return octets_of(layer(**dict(zip(names, astuple(self), strict=True))))
+
+
+def octets_of(packet: Any) -> bytes:
+    """What scapy makes of a packet whose fields hold one value each: it need not look for sets of them."""
+    packet.explicit = 1
+    return bytes(packet)
 
 
 def _header_layer(version: int) -> Any:
@@ -144,7 +150,7 @@ def pack_chain(payloads: Iterable[Payload]) -> tuple[int, bytes]:
     octets = b""
     for index, payload in enumerate(listed):
         following = listed[index + 1].type if index + 1 < len(listed) else 0
-        octets += bytes(
+        octets += octets_of(
             IKEv2_Payload(
                 next_payload=following if payload.following is None else payload.following,
                 flags=payload.flags,

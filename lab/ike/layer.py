@@ -6,16 +6,15 @@ import struct
 from collections.abc import Iterable
 from typing import Any
 
-from scapy.contrib.ikev2 import IKEv2_Payload
 from scapy.error import Scapy_Exception
 
-from .chain import GENERIC_SIZE
+from .chain import GENERIC_SIZE, octets_of
 from .errors import MalformedError
 
 
 def pack_body(layer: Any) -> bytes:
     """What a payload's layer writes after its generic header."""
-    return bytes(layer)[GENERIC_SIZE:]
+    return octets_of(layer)[GENERIC_SIZE:]
 
 
 def read_body(layer: Any, body: bytes) -> Any:
@@ -24,7 +23,7 @@ def read_body(layer: Any, body: bytes) -> Any:
     Lists inside it are to be asked for with `elements`: scapy takes what it cannot read for raw octets.
     """
     try:
-        packet = layer(bytes(IKEv2_Payload(load=body)))
+        packet = layer(bytes(2) + struct.pack("!H", GENERIC_SIZE + len(body)) + body)
     except (struct.error, Scapy_Exception) as error:
         raise MalformedError(f"{layer.name}: {len(body)} octets do not hold its fields") from error
     if packet.payload:
@@ -53,6 +52,8 @@ def elements(owner: Any, field: str) -> list[Any]:
 def linked(found: Iterable[Any], kind: int) -> list[Any]:
     """The elements of a list, each but the last saying that one of `kind` follows."""
     listed = list(found)
+    for element in listed:
+        element.explicit = 1
     for element in listed[:-1]:
         element.next_payload = kind
     return listed

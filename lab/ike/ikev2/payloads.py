@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from scapy.contrib.ikev2 import (
@@ -188,13 +189,19 @@ class Notify:
     @classmethod
     def parse(cls, payload: Payload) -> Notify:
         """Of a notify payload."""
-        read = read_body(layers.Notification, payload.body)
-        if len(read.SPI) != read.SPIsize:
-            raise MalformedError(f"notify payload: {len(payload.body)} octets do not hold its SPI")
-        return cls(read.type, read.notify, read.proto, read.SPI)
+        return _notify(payload.body)
 
     def __str__(self) -> str:
         return notify_name(self.type)
+
+
+@lru_cache(maxsize=64)
+def _notify(body: bytes) -> Notify:
+    """Remembered, since every part of an exchange looks for its own among all notifies of a message."""
+    read = read_body(layers.Notification, body)
+    if len(read.SPI) != read.SPIsize:
+        raise MalformedError(f"notify payload: {len(body)} octets do not hold its SPI")
+    return Notify(read.type, read.notify, read.proto, read.SPI)
 
 
 def parse_notifies(payloads: Iterable[Payload]) -> tuple[Notify, ...]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from scapy.contrib.ikev2 import IKEv2_Encrypted, IKEv2_Encrypted_Fragment
 
-from ..chain import GENERIC_SIZE, HEADER_SIZE, Header, Message, pack_chain, parse_chain
+from ..chain import GENERIC_SIZE, HEADER_SIZE, Header, Message, octets_of, pack_chain, parse_chain
 from ..crypto import INTEGRITIES, cbc_decrypt, cbc_encrypt, gcm_decrypt, gcm_encrypt, icv
 from ..errors import AuthenticationError, CryptoError, MalformedError
 from ..layer import read_body
@@ -73,7 +73,7 @@ def _sealed(
         head = IKEv2_Encrypted_Fragment(
             next_payload=first, length=length, frag_number=number, frag_total=total
         )
-    clear = message.header(kind, HEADER_SIZE + length).pack() + bytes(head)
+    clear = message.header(kind, HEADER_SIZE + length).pack() + octets_of(head)
     iv = os.urandom(sizes.iv_length)
     if suite.encryption.is_aead:
         return clear + iv + gcm_encrypt(key, iv, plaintext, clear)
