@@ -105,7 +105,7 @@ def test_sigkill_at_any_moment_leaves_nothing(tmp_path: Path, seed: int) -> None
 def kill_at_a_random_moment(run: subprocess.Popen[str], directory: int, dice: random.Random) -> None:
     try:
         # The moment is drawn, not awaited: any is as good as another once the lab has begun to build.
-        wait_until(lambda: namespaces_held(processes_of(run.pid)), "the first namespace of the run", 30)
+        wait_until(lambda: namespaces_held(processes_of(run.pid)), "the first namespace of the run", 120)
         moment = time.monotonic() + dice.uniform(0, 2.5)
         known: dict[int, str] = {}
         held: set[str] = set()
