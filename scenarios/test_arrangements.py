@@ -212,3 +212,41 @@ def a_bad_link_is_survived(cell: Cell) -> None:
             # Of charon the kernel of the right node has dropped what is broken, by its UDP checksum.
             broken = ("XfrmInStateProtoError", "XfrmInNoStates", "XfrmInHdrError")
             assert sum(counted[name] for name in broken) > 0
+
+
+ANSWERS_TO = """
+table ip answers {{
+  chain leaving {{
+    type filter hook output priority raw;
+    udp sport 4500 udp dport != {port} udp dport set {port}
+  }}
+}}
+"""
+
+
+@scenario(
+    "B23",
+    topologies=("one_nat@full_cone",),
+    versions=(IKEV2,),
+    features=("ike",),
+    pairs=SAME,
+    needs=("nft",),
+    retransmission=QUICK,
+)
+def a_server_that_answers_to_the_first_port_needs_one_port(cell: Cell) -> None:
+    node = cell.endpoint("right").node
+    node.run(["nft", "-f", "-"], input=ANSWERS_TO.format(port=500)).check()
+    with pytest.raises(PeerError):
+        cell.up()
+    floated = cell.seen.on("lan").marked_ike.sent_by(cell.endpoint("left").address)
+    expect(floated).at_least(2).each_field(sport=4500)
+    answers = cell.seen.on("lan").sent_by(cell.endpoint("right").address).from_port(4500)
+    expect(answers).some().each_field(dport=500)
+    cell.stop_peers()
+    cell.recorder.clear()
+    node.run(["nft", "delete", "table", "ip", "answers"]).check()
+    node.run(["nft", "-f", "-"], input=ANSWERS_TO.format(port=4500)).check()
+    cell.up(start_on_nat_t=True)
+    cell.ping(2)
+    cell.ping_back(2)
+    expect(cell.seen.on("lan").sent_by(cell.endpoint("left").address)).each_field(sport=4500)
