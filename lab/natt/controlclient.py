@@ -8,6 +8,8 @@ import socket
 import time
 from typing import Any
 
+from .listener import connected
+
 Line = dict[str, Any]
 
 
@@ -24,12 +26,7 @@ class ControlClient:
     def __init__(self, path: str, deadline: float = 5.0) -> None:
         self._deadline = deadline
         self._buffer = b""
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            self._socket.connect(path)
-        except OSError:
-            self._socket.close()
-            raise
+        self._socket = connected(path, socket.SOCK_STREAM)
 
     def fileno(self) -> int:
         """Descriptor to wait on; `received` must have returned nothing before."""

@@ -1,4 +1,4 @@
-"""A listening UNIX socket at a path: stale ones are replaced, live ones respected, its own removed."""
+"""UNIX sockets at a path, both ends: stale listeners are replaced, live ones respected, the own removed."""
 
 from __future__ import annotations
 
@@ -6,6 +6,17 @@ import errno
 import os
 import socket
 import stat
+
+
+def connected(path: str, kind: int) -> socket.socket:
+    """A blocking socket of `kind` connected to who listens at `path`; OSError when nobody does."""
+    made = socket.socket(socket.AF_UNIX, kind)
+    try:
+        made.connect(path)
+    except OSError:
+        made.close()
+        raise
+    return made
 
 
 class PathListener:

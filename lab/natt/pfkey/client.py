@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import NamedTuple
 
+from ..listener import connected
 from .message import Message, decode, encode
 from .numbers import Abi, MessageType, PfKeyError
 
@@ -36,12 +37,7 @@ class PfKeyConnection:
         self.abi = abi
         self._numbers = itertools.count(1)
         self._kept: list[Heard] = []
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        try:
-            self._socket.connect(path)
-        except OSError:
-            self._socket.close()
-            raise
+        self._socket = connected(path, socket.SOCK_SEQPACKET)
 
     def fileno(self) -> int:
         """Descriptor to wait on."""
