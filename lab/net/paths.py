@@ -1,11 +1,11 @@
-"""Ways through a topology: who reaches whom, under which address, and the routes that make it so. Pure."""
+"""Ways through a topology: who reaches whom, and under which address. Pure."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from ipaddress import IPv4Address, IPv6Address, IPv6Network
 from itertools import pairwise
 
 from lab.net.behaviour import BEHAVIOUR, Mapping, Nat66
@@ -16,15 +16,11 @@ from lab.net.model import (
     Interface,
     Kind,
     Node,
-    Prefix,
-    Route,
     TopologyError,
     listed,
 )
 from lab.net.nat import NatConfig, StaticMapping
 from lab.net.prefixes import embedded, npt
-
-DEFAULT: dict[Family, Prefix] = {4: IPv4Network("0.0.0.0/0"), 6: IPv6Network("::/0")}
 
 Way = tuple[Interface, ...]
 """The interfaces by which a packet enters each node on its way."""
@@ -83,8 +79,11 @@ def _walk(topology: Graph, start: str, family: Family, *, into_nats: bool) -> di
     return reached
 
 
-def visible(topology: Graph, node: str, family: Family) -> Collection[str]:
-    """The links whose addresses `node` can use: those it reaches without entering a NAT that translates."""
+def visible(topology: Graph, node: str, family: Family) -> dict[str, Way]:
+    """The links whose addresses `node` can use: those it reaches without entering a NAT that translates.
+
+    With each the interfaces by which packets of `node` enter the nodes before it.
+    """
     return _walk(topology, node, family, into_nats=False)
 
 
@@ -329,30 +328,3 @@ def _inside(topology: Graph, name: str, family: Family) -> set[str]:
     ways = _walk(topology, name, family, into_nats=True)
     links = [link for link, way in ways.items() if (way[0].link if way else link) in nat.inside]
     return {end.node for link in links for end in topology.link(link).ends} - {name}
-
-
-def routes(topology: Graph, name: str) -> tuple[Route, ...]:
-    """The routes of node `name` beyond its own subnets, of both families: those given, or else derived.
-
-    Derived routes never lead into a NAT from outside, unless it routes IPv6. A node with one gateway gets a
-    default route; a NAT's default route goes out of its outside; a peer always has a default route, so that
-    its inner traffic does.
-    """
-    node = topology.node(name)
-    if node.routes is not None:
-        return node.routes
-    return tuple(route for family in topology.families for route in _derived(topology, node, family))
-
-
-def _derived(topology: Graph, node: Node, family: Family) -> list[Route]:
-    ways = _walk(topology, node.name, family, into_nats=False)
-    gateways = {topology.link(link).subnet(family): way[0] for link, way in ways.items() if way}
-    if node.kind is Kind.PEER and not gateways:
-        own = [topology.link(link) for link in ways]
-        return [Route(DEFAULT[family], own[0].other(node.name).ip(family))] if own else []
-    default = {gate for gate in gateways.values() if node.nat is None or gate.link == node.nat.outside}
-    single = next(iter(default)) if len(default) == 1 else None
-    found = [Route(to, gate.ip(family)) for to, gate in gateways.items() if gate != single]
-    if single is not None:
-        found.append(Route(DEFAULT[family], single.ip(family)))
-    return found

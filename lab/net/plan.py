@@ -14,7 +14,7 @@ from typing import Any
 
 from lab.net.model import Interface, Kind, Node, PrefixedAddress
 from lab.net.netlink import Compiler, Request
-from lab.net.paths import DEFAULT, routes
+from lab.net.routes import DEFAULT, routes
 from lab.net.topology import Topology
 
 LO = 1

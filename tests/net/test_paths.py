@@ -1,12 +1,13 @@
 import pytest
 
 from lab.net import paths
+from lab.net import routes as derived
 from lab.net.model import TopologyError
 from lab.net.topology_file import load, parse
 
 
 def routes(topology, node):
-    return {str(route.to): str(route.via) for route in paths.routes(topology, node)}
+    return {str(route.to): str(route.via) for route in derived.routes(topology, node)}
 
 
 @pytest.mark.parametrize(
