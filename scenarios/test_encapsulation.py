@@ -93,7 +93,9 @@ def drafts_00_and_01_mark_esp_on_500(cell: Cell) -> None:
     cell.ping_back(3)
     length = cell.connection.suites[0].udp_length(IP_PING) + len(NON_IKE_MARKER)
     for link in ("lan", "wan"):
-        expect(cell.seen.on(link).non_ike_esp).exactly(12).each_field(sport=500, dport=500, udp_length=length)
+        expect(cell.seen.on(link).non_ike_esp).at_least(12).each_field(
+            sport=500, dport=500, udp_length=length
+        )
     expect(cell.seen.non_ike_esp).sequence_numbers_count_from(1).each(
         "eight zero octets, then the SPI",
         lambda p: p.payload[:8] == NON_IKE_MARKER and p.payload[8:12] == p.spi.to_bytes(4, "big"),

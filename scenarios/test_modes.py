@@ -30,7 +30,7 @@ def transport_mode_is_the_bare_upper_layer(cell: Cell) -> None:
     cell.ping(3)
     suite = cell.connection.suites[0]
     for link in ("lan", "wan"):
-        expect(cell.seen.on(link).esp_in_udp).exactly(6).each_field(udp_length=suite.udp_length(PING))
+        expect(cell.seen.on(link).esp_in_udp).at_least(6).each_field(udp_length=suite.udp_length(PING))
     left, right = cell.endpoint("left"), cell.endpoint("right")
     expect(cell.seen.on("wan").esp_in_udp.to(right.address)).each_field(src=right.remote, dport=4500)
     expect(cell.seen.on("wan").esp_in_udp.sent_by(right.address)).each_field(dst=right.remote)
@@ -64,7 +64,7 @@ def padding_hides_lengths_and_dummies_vanish(cell: Cell) -> None:
     for data in (0, 56, 500, 972):
         cell.ping(size=data)
     for link in ("lan", "wan"):
-        expect(cell.seen.on(link).esp_in_udp).exactly(8).each_field(udp_length=padded)
+        expect(cell.seen.on(link).esp_in_udp).at_least(8).each_field(udp_length=padded)
     with inner_sink(cell) as sink:
         dummies = [esp_by_hand(cell, 100 + octets, bytes(octets), DUMMY) for octets in (0, 1, 900)]
         with Reckoning(cell.right) as reckoning:

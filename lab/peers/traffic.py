@@ -17,7 +17,7 @@ class TrafficError(AssertionError):
 def ping(
     node: Node, source: str, destination: str, count: int = 1, size: int = 56, deadline: float = 5.0
 ) -> None:
-    """Send `count` ICMP echo requests of `size` data octets and require an answer to each.
+    """Send ICMP echo requests of `size` data octets until `count` are answered: no fewer, more on a busy host.
 
     Raises TrafficError when an answer is missing after `deadline` seconds.
     """
@@ -25,7 +25,7 @@ def ping(
         "ping",
         "-n",
         "-q",
-        # One at a time: with a fixed interval ping sends more than `count` while it waits for answers.
+        # One at a time: with a fixed interval ping sends many more than `count` while it waits for answers.
         "-A",
         "-c",
         str(count),
