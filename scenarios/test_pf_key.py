@@ -199,7 +199,7 @@ def fragment_size_is_the_bsds(cell: Cell) -> None:
         payload = send_packet(cell, sink, 1300, dont_fragment=False)
         assert came_before_now(cell, sink) == [payload]
     limit = 20 + cell.connection.suites[0].udp_length(552)
-    expect(cell.seen.on("wan").esp_in_udp).at_least(4).each(
+    expect(cell.seen.on("wan").esp_in_udp).exactly(4).each(
         "is not above the limit", lambda p: p.ip_length <= limit
     )
     expect(cell.seen.fragments).none()
