@@ -17,7 +17,7 @@ class TrafficError(AssertionError):
 def ping(
     node: Node, source: str, destination: str, count: int = 1, size: int = 56, deadline: float = 5.0
 ) -> None:
-    """Send ICMP echo requests of `size` data octets until `count` are answered, more than that on a busy host.
+    """Send ICMP echo requests of `size` data octets until `count` are answered, more than that if need be.
 
     Raises TrafficError when an answer is missing after `deadline` seconds.
     """
