@@ -14,7 +14,7 @@ from typing import Any
 
 from lab.net.model import Interface, Kind, Node, PrefixedAddress
 from lab.net.netlink import Compiler, Request
-from lab.net.routes import DEFAULT, routes
+from lab.net.routes import routes
 from lab.net.topology import Topology
 
 LO = 1
@@ -143,7 +143,7 @@ def plan(topology: Topology) -> Plan:
                     )
                 )
             for route in routes(topology, node.name):
-                to = "default" if route.to == DEFAULT.values() else str(route.to)
+                to = str(route.to)
                 text = f"route to {to} via {route.via}"
                 family = socket.AF_INET if route.via.version == 4 else socket.AF_INET6
                 keys: dict[str, Any] = {"dst": to, "gateway": str(route.via), "family": family}
