@@ -27,6 +27,8 @@ TUNSETIFF = 0x400454CA
 IFF_TUN_NO_PI = 0x1001
 CHARON = "/usr/sbin/charon-systemd"
 IKED = "/usr/sbin/iked"
+RACOON = "NATTLAB_RACOON"
+"""Environment variable that names a racoon."""
 SECCOMP_ACTIONS = "/proc/sys/kernel/seccomp/actions_avail"
 
 PROGRAMS = frozenset({"charon", "vici", "kernel-libipsec"})
@@ -206,6 +208,13 @@ def _plugin(name: str, package: str) -> str:
     return path
 
 
+def _racoon() -> str:
+    path = os.environ.get(RACOON, "")
+    if not (os.path.isfile(path) and os.access(path, os.X_OK)):
+        raise _ProbeFailedError(f"{RACOON} names no program ({path!r}), and no Debian package has one")
+    return path
+
+
 def _seccomp_notify() -> str:
     with open(SECCOMP_ACTIONS) as file:
         if "user_notif" not in file.read().split():
@@ -250,6 +259,7 @@ _PROBES: dict[str, tuple[Callable[[], str], str]] = {
     "vici": (_vici, "the strongswan peer: it is driven over vici"),
     "kernel-libipsec": (_libipsec, "strongSwan where the kernel has no ESP"),
     "iked": (lambda: _program(IKED, "openiked"), "the openiked+natt peer"),
+    "racoon": (_racoon, "the racoon+natt peer"),
     "seccomp-notify": (_seccomp_notify, "unmodified key managers on natt's stack (nattd run)"),
     "UDP_ENCAP": (lambda: _udp_encap(2), "comparing our demultiplexing with this kernel's (RFC 3948)"),
     "UDP_ENCAP_NON_IKE": (

@@ -12,7 +12,7 @@ from importlib.resources import files
 from typing import Any, TypeVar
 
 from lab.errors import MisuseError
-from lab.peers.peer import IKEV1_AGGRESSIVE, VERSIONS, Connection, UnsupportedError
+from lab.peers.peer import GROUPS, IDS, IKEV1_AGGRESSIVE, VERSIONS, Connection, UnsupportedError
 from lab.peers.registry import PEERS, driver
 from lab.peers.registry import pairs as known_pairs
 from lab.peers.suite import USUAL
@@ -122,17 +122,27 @@ class CellSpec:
     def make_connection(self, **changes: Any) -> Connection:
         """The connection this cell configures at both ends. Raises ScenarioError for a field or value."""
         try:
-            fields = {"esp": self.usual_suite, **self.scenario.connection, **changes}
+            fields = {**self.usual, **self.scenario.connection, **changes}
             return Connection(version=self.version, **fields)
         except (TypeError, ValueError) as error:
             raise _wrong_connection(self.scenario.id, error) from error
 
     @property
-    def usual_suite(self) -> str:
-        """Name of the ESP suite where the scenario asks for none: the first usual one that both peers do."""
-        declared = [driver(name, self.version).capabilities.esp for name in (self.left, self.right)]
-        shared = (name for name in USUAL if all(name in known for known in declared))
-        return next(shared, USUAL[0])
+    def usual(self) -> dict[str, str]:
+        """What of a connection follows from the peers where the scenario asks for nothing.
+
+        ESP suite, IKE group and kind of identity: of each the first usual one that both peers do.
+        """
+        peers = [driver(name, self.version).capabilities for name in (self.left, self.right)]
+
+        def first(usual: tuple[str, ...], declared: list[frozenset[str]]) -> str:
+            return next((name for name in usual if all(name in known for known in declared)), usual[0])
+
+        return {
+            "esp": first(USUAL, [peer.esp for peer in peers]),
+            "group": first(GROUPS, [peer.groups for peer in peers]),
+            "ids": first(IDS, [peer.ids for peer in peers]),
+        }
 
     def change(self, connection: Connection, **changes: Any) -> Connection:
         """`connection` with other values. Raises ScenarioError for a field or value that does not exist."""

@@ -30,7 +30,7 @@ NAT_OA: dict[str, Any] = {
 REPAIRING = ("incremental", "recompute")
 SO_NO_CHECK = 11
 
-EXPECTED = {"natt": "zero", "strongswan": "right", "openiked+natt": "zero"}
+EXPECTED = {"natt": "zero", "strongswan": "right", "openiked+natt": "zero", "racoon+natt": "zero"}
 """RFC 3948 section 2.1: SHOULD be zero over IPv4. charon with kernel-libipsec sends from a plain UDP socket,
 so the host's kernel fills the checksum in; a kernel's own ESP sends zero."""
 

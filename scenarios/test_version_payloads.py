@@ -15,7 +15,7 @@ from lab.peers.peer import AUTO, IKEV1_AGGRESSIVE, IKEV1_MAIN, OFF, PeerError
 from lab.scenario import scenario
 from lab.wait import wait_until
 from scenarios.detection import hashes_of_ends
-from scenarios.expected import responders, with_scripted
+from scenarios.expected import among, responders, with_scripted
 from scenarios.inner import inner_sink, send_inner
 from scenarios.phase1 import (
     IN_CLEAR,
@@ -54,7 +54,11 @@ FIRST_LISTED = ("strongswan",)
 """Responders that take the first of several modes, whatever NAT detection found."""
 
 
-@scenario("VER-11", pairs=with_scripted(), versions=IKEV1, features=("ike",))
+TELLING_VERSIONS = ("natt", "strongswan")
+"""Peers whose versions these scenarios choose or ask for; racoon's are compiled in."""
+
+
+@scenario("VER-11", pairs=with_scripted(TELLING_VERSIONS), versions=IKEV1, features=("ike",))
 def with_nat_t_off_nothing_of_it_is_sent(cell: Cell) -> None:
     off, other = ("left", "right") if cell.spec.left == "natt" else ("right", "left")
     cell.start(off, encapsulation=OFF)
@@ -162,7 +166,11 @@ def mode_values_are_those_of_the_version(cell: Cell) -> None:
 
 
 @scenario(
-    "VER-15", pairs=responders(), topologies=("one_nat", "direct"), versions=(IKEV1_MAIN,), features=("ike",)
+    "VER-15",
+    pairs=responders(TELLING_VERSIONS),
+    topologies=("one_nat", "direct"),
+    versions=(IKEV1_MAIN,),
+    features=("ike",),
 )
 def of_udp_and_native_modes_a_nat_decides(cell: Cell) -> None:
     cell.start("right")
@@ -211,7 +219,13 @@ def cisco_sends_a_pair_of_nat_d_for_each_draft(cell: Cell) -> None:
     phase1.expect_float(RFC if has_nat else None)
 
 
-@scenario("VER-18", versions=(IKEV1_AGGRESSIVE,), features=("ike",), needs=("tshark",))
+@scenario(
+    "VER-18",
+    pairs=among(TELLING_VERSIONS),
+    versions=(IKEV1_AGGRESSIVE,),
+    features=("ike",),
+    needs=("tshark",),
+)
 def aggressive_mode_floats_with_its_third_message(cell: Cell) -> None:
     cell.start("right")
     cell.start("left", **terms(cell, "left", ike={"persona": IN_CLEAR}))

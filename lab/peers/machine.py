@@ -8,7 +8,7 @@ from typing import Any
 
 from lab.ike.association import Selector
 from lab.ike.chain import Payload
-from lab.ike.crypto import NO_INTEGRITY, Encryption
+from lab.ike.crypto import MODP2048, NO_INTEGRITY, Encryption
 from lab.ike.deviation import Deviation, InsertPayload, Match, Ports
 from lab.ike.ikev1 import config as v1
 from lab.ike.ikev1 import suites as v1_suites
@@ -94,6 +94,12 @@ def _ikev2(end: Endpoint, connection: Connection) -> Ikev2Peer:
     )
 
 
+_PHASE1 = {
+    "ecp256": v1_suites.Phase1Suite(),
+    "modp2048": v1_suites.Phase1Suite(group=MODP2048),
+}
+
+
 def _ikev1(end: Endpoint, connection: Connection) -> Ikev1Peer:
     nets: dict[str, Any] = {}
     timing: dict[str, Any] = {}
@@ -109,10 +115,10 @@ def _ikev1(end: Endpoint, connection: Connection) -> Ikev1Peer:
             local=UdpEndpoint.of(end.address, IKE_PORT),
             remote=UdpEndpoint.of(end.remote, IKE_PORT),
             secret=connection.secret.encode(),
-            local_id=V1Identity.fqdn(_identity(end, connection)),
+            local_id=_v1_identity(end, connection),
             exchange=v1.AGGRESSIVE_MODE if aggressive else v1.MAIN_MODE,
             # One suite, so that aggressive mode, which cannot negotiate a group, offers the same.
-            suites=(v1_suites.Phase1Suite(),),
+            suites=(_PHASE1[connection.group],),
             esp=(_v1_suite(connection.suites[0]),),
             mode=connection.mode,
             nat_t=versions,
@@ -127,6 +133,12 @@ def _ikev1(end: Endpoint, connection: Connection) -> Ikev1Peer:
         _deviations(end, connection),
         new_esp_spi=_spi_source(end, connection),
     )
+
+
+def _v1_identity(end: Endpoint, connection: Connection) -> V1Identity:
+    if connection.ids == "address":
+        return V1Identity.address(ipaddress.ip_address(end.address))
+    return V1Identity.fqdn(_identity(end, connection))
 
 
 def _spi_source(end: Endpoint, connection: Connection) -> Callable[[], int]:

@@ -22,6 +22,8 @@ from lab.peers.peer import (
     AUTO,
     ESPINUDP,
     FORCE,
+    GROUPS,
+    IDS,
     IKE_PORT,
     NON_IKE,
     OFF,
@@ -54,6 +56,8 @@ class Natt(NattdPeer):
         modes=frozenset({TUNNEL, TRANSPORT}),
         encapsulations=frozenset({AUTO, FORCE, OFF}),
         esp=frozenset(ESP_SUITES),
+        groups=frozenset(GROUPS),
+        ids=frozenset(IDS),
         options=frozenset(OPTIONS)
         - {"liveness", "child_lifetime", "keepalive_margin", "retransmission", "start_on_nat_t", "first_port"}
         - {"identity", "initial_contact", "unique", "pool", "bypass"},
@@ -72,6 +76,7 @@ class Natt(NattdPeer):
                 "rekey-ike",
                 "follows-ike",
                 "redirect",
+                "delete-ike",
                 "shared-nat",
             }
         ),

@@ -10,6 +10,7 @@ from functools import cache
 from lab.peers.adopted import AdoptedPeer
 from lab.peers.peer import (
     AUTO,
+    GROUPS,
     IKEV2,
     NAT_T_PORT,
     TRANSPORT,
@@ -48,10 +49,11 @@ class OpenIked(AdoptedPeer):
         modes=frozenset({"tunnel", "transport"}),
         encapsulations=frozenset({AUTO}),
         esp=frozenset(name for name, suite in ESP_SUITES.items() if _is_known(suite)),
+        groups=frozenset(GROUPS),
         options=frozenset({"inner_family", "wildcard", "child_lifetime"}),
         # Its policies have no reqids: to Linux the SAs of two clients behind one NAT differ in nothing. It
         # moves SAs by an UPDATE that Linux refuses, so it follows nobody.
-        features=frozenset({"ike", "keepalive", "nat-detection"}),
+        features=frozenset({"ike", "keepalive", "nat-detection", "delete-ike"}),
     )
 
     @classmethod
@@ -99,7 +101,7 @@ class OpenIked(AdoptedPeer):
             f'ikev2 "lab" {"active" if self._starts_by_itself else "passive"}',
             "transport" if transport else "tunnel",
             f"esp {flows} local {end.address} peer {end.remote}",
-            "ikesa enc aes-128 auth hmac-sha2-256 prf hmac-sha2-256 group ecp256",
+            f"ikesa enc aes-128 auth hmac-sha2-256 prf hmac-sha2-256 group {connection.group}",
             f"childsa enc {cipher} auth {_MACS[suite.integrity]}",
             f"srcid {me}" if end.further_inner else f"srcid {me} dstid {other}",
             f"lifetime {connection.child_lifetime:g}" if connection.child_lifetime else "",

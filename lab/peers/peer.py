@@ -18,6 +18,10 @@ MANUAL = "manual"
 IKEV2 = "ikev2"
 IKEV1_MAIN = "ikev1-main"
 IKEV1_AGGRESSIVE = "ikev1-aggressive"
+IDS = ("name", "address")
+"""Kinds of identities, see GROUPS."""
+GROUPS = ("ecp256", "modp2048")
+"""Groups of IKE: where nobody asks for one, the first that both ends do."""
 VERSIONS = (MANUAL, IKEV1_MAIN, IKEV1_AGGRESSIVE, IKEV2)
 
 AUTO = "auto"
@@ -78,6 +82,10 @@ class Connection:
     for the other end's inner address goes there."""
     encapsulation: str = AUTO
     """``auto``: ESP in UDP if a NAT was found; ``force``: always; ``off``: native ESP."""
+    ids: str = "name"
+    """Identities of IKE: ``name``, as in right.test, or ``address``, the own one."""
+    group: str = "ecp256"
+    """Diffie-Hellman group of IKE, one of GROUPS."""
     esp: str = "aes-gcm-16"
     """Name of the child SA's suite in lab.peers.suite.ESP_SUITES."""
     further_esp: tuple[str, ...] = ()
@@ -169,6 +177,8 @@ class Connection:
                 ipaddress.ip_network(prefix)
             except ValueError as error:
                 raise ValueError(f"bypass: {error}") from None
+        _one_of("ids", self.ids, IDS)
+        _one_of("group", self.group, GROUPS)
         _one_of("encapsulation", self.encapsulation, (AUTO, FORCE, OFF))
         _one_of("inner_family", self.inner_family, (4, 6))
         _one_of("udp_encapsulation", self.udp_encapsulation, (ESPINUDP, NON_IKE))
@@ -314,6 +324,10 @@ class Capabilities:
     encapsulations: frozenset[str] = frozenset({AUTO})
     esp: frozenset[str] = frozenset({"aes-gcm-16"})
     """Names of ESP suites."""
+    ids: frozenset[str] = frozenset({"name"})
+    """Those of IDS that it does."""
+    groups: frozenset[str] = frozenset({"ecp256"})
+    """Those of GROUPS that it does."""
     options: frozenset[str] = frozenset()
     """Those of OPTIONS that it honours."""
     features: frozenset[str] = field(default_factory=frozenset)
@@ -354,6 +368,8 @@ class Peer(ABC):
             (connection.version, declared.versions, "version"),
             (connection.mode, declared.modes, "mode"),
             (connection.encapsulation, declared.encapsulations, "encapsulation"),
+            (connection.group, declared.groups, "group"),
+            (connection.ids, declared.ids, "ids"),
         ):
             if asked not in known:
                 raise UnsupportedError(cls.name, f"{word} {asked} (it does {', '.join(sorted(known))})")

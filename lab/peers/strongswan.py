@@ -25,6 +25,8 @@ from lab.peers.peer import (
     AUTO,
     EVERYWHERE,
     FORCE,
+    GROUPS,
+    IDS,
     IKE_PORT,
     IKEV1_AGGRESSIVE,
     IKEV1_MAIN,
@@ -131,6 +133,8 @@ class StrongSwan(Peer):
         versions=frozenset({IKEV1_MAIN, IKEV1_AGGRESSIVE, IKEV2}),
         modes=frozenset({"tunnel", "transport"}),
         encapsulations=frozenset({AUTO, FORCE, OFF}),
+        groups=frozenset(GROUPS),
+        ids=frozenset(IDS),
         # kernel-libipsec has no extended sequence numbers, and refuses the 96-bit truncation of SHA-256.
         esp=frozenset(
             name
@@ -151,7 +155,7 @@ class StrongSwan(Peer):
         }
         | {"identity", "initial_contact", "unique", "pool", "bypass", "spis"},
         features=frozenset({"ike", "keepalive", "nat-detection", "several-children"})
-        | {"rekey-ike", "follows-ike", "redirect", "shared-nat"},
+        | {"rekey-ike", "delete-ike", "follows-ike", "redirect", "shared-nat"},
     )
 
     def __init__(self, endpoint: Endpoint, connection: Connection) -> None:
@@ -258,6 +262,8 @@ class StrongSwan(Peer):
         connection, end = self.connection, self.endpoint
         answers = self._answers
         me, other = connection.identity or f"{end.name}.test", "left.test" if answers else "right.test"
+        if connection.ids == "address":
+            me, other = end.address, end.remote_own
         takes_any = answers and bool(end.further_inner or connection.pool)
         given: dict[str, Any] = {}
         if connection.pool:
@@ -287,7 +293,7 @@ class StrongSwan(Peer):
                     "remote_addrs": [end.remote],
                     "local_port": str(local),
                     "remote_port": str(remote),
-                    "proposals": ["aes128-sha256-ecp256"],
+                    "proposals": [f"aes128-sha256-{connection.group}"],
                     "encap": "yes" if connection.encapsulation == FORCE else "no",
                     "mobike": "yes" if connection.mobike else "no",
                     "dpd_delay": f"{connection.liveness:g}s",
