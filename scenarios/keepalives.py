@@ -1,9 +1,16 @@
 """Keepalives of ESP, told from one that a peer may send on the IKE port before it leaves it."""
 
+import contextlib
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
 from lab.capture.expect import expect
 from lab.capture.packets import Packets
 from lab.cell import Cell
 from lab.peers.peer import IKE_PORT
+from lab.wait import wait_until
 
 EARLY = {"strongswan": 1}
 """Keepalives on the IKE port, at most, of an initiator behind a NAT; of a peer not named here none.
@@ -27,3 +34,20 @@ def of_esp(cell: Cell, link: str) -> Packets:
     most = EARLY.get(cell.spec.left, 0)
     expect(early(cell, link), f"of {cell.spec.left} before the float").between(0, most)
     return cell.seen.on(link).keepalives.where(lambda packet: packet.dport != IKE_PORT, "of ESP")
+
+
+@contextlib.contextmanager
+def suspended(pid: int) -> Iterator[None]:
+    """Let a program sleep for the block; at its begin every thread of it does."""
+
+    def sleeps() -> bool:
+        states = (file.read_text().rpartition(")")[2].split()[0] for file in tasks.glob("*/stat"))
+        return set(states) == {"T"}
+
+    tasks = Path(f"/proc/{pid}/task")
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        wait_until(sleeps, f"every thread of {pid} to stop")
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)

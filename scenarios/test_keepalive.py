@@ -1,7 +1,5 @@
 """NAT keepalives: who sends them, when, and how often."""
 
-import os
-import signal
 from itertools import pairwise
 from typing import Any
 
@@ -12,7 +10,7 @@ from lab.peers.peer import IKEV1_AGGRESSIVE, IKEV2, MANUAL, NAT_T_PORT
 from lab.scenario import scenario
 from lab.wait import wait_until
 from scenarios.inner import came_before_now, inner_sink, send_inner
-from scenarios.keepalives import EARLY, early, of_esp
+from scenarios.keepalives import EARLY, early, of_esp, suspended
 from scenarios.mapping import endpoint_of, flow, nat, outside, sent_back
 
 INTERVAL = 1
@@ -190,14 +188,14 @@ def a_keepalive_from_a_new_port_moves_nobody(cell: Cell) -> None:
 @scenario("KA-19", versions=(IKEV1_AGGRESSIVE, IKEV2), features=("ike", "keepalive"), keepalive=INTERVAL)
 def a_late_answer_calls_for_no_keepalive_on_the_ike_port(cell: Cell) -> None:
     cell.start()
-    os.kill(cell.right.pid, signal.SIGSTOP)
-    try:
+    with suspended(cell.right.pid):
         cell.left.begin()
         cell.until(lambda seen: len(seen.on("wan").ike) >= 2, "the first message and its retransmission")
-        # Longer than the interval, shorter than until the next retransmission.
-        cell.watch_for(1.3 * INTERVAL, lambda seen: len(seen.on("wan").ike) >= 3)
-    finally:
-        os.kill(cell.right.pid, signal.SIGCONT)
+        sent = 0
+        # A full interval of silence, which another retransmission may break.
+        while len(cell.seen.on("wan").ike) > sent:
+            sent = len(cell.seen.on("wan").ike)
+            cell.watch_for(1.3 * INTERVAL, lambda seen, sent=sent: len(seen.on("wan").ike) > sent)  # type: ignore[misc]
     cell.left.wait_connected()
     cell.right.wait_connected()
     cell.until(lambda seen: seen.on("wan").keepalives.to_port(NAT_T_PORT), "a keepalive of ESP")

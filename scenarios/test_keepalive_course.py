@@ -2,7 +2,6 @@
 
 import itertools
 import os
-import signal
 import socket
 import time
 from pathlib import Path
@@ -17,6 +16,7 @@ from lab.scenario import scenario
 from lab.wait import wait_until
 from scenarios.injection import inject
 from scenarios.inner import inner_sink, send_inner
+from scenarios.keepalives import suspended
 from scenarios.mapping import endpoint_of, flow, nat, outside, sent_back
 
 SAME = (("natt", "natt"), ("strongswan", "strongswan"))
@@ -208,14 +208,11 @@ def it_asks_for_life(cell: Cell) -> None:
 def suspend(cell: Cell, seconds: float) -> Seen:
     """Let the left end sleep until the NAT has forgotten it, and at least so long; the last packet before."""
     slept = time.monotonic()
-    os.kill(cell.left.pid, signal.SIGSTOP)
-    try:
+    with suspended(cell.left.pid):
         nat(cell).expire()
         wait_until(lambda: flow(cell) is None, "the NAT to forget the NAT-T flow", 4)
         wait_until(lambda: time.monotonic() > slept + seconds, "a keepalive to be overdue")
         return cell.seen[-1]
-    finally:
-        os.kill(cell.left.pid, signal.SIGCONT)
 
 
 @scenario(
