@@ -5,6 +5,7 @@ from lab.capture.packets import Packets
 from lab.cell import Cell
 from lab.peers.peer import IKEV1_MAIN, IKEV2
 from lab.scenario import scenario
+from lab.wait import wait_until
 
 IKE = (IKEV1_MAIN, IKEV2)
 NONE: frozenset[str] = frozenset()
@@ -13,7 +14,9 @@ NONE: frozenset[str] = frozenset()
 @scenario("B24", topologies=("direct",), versions=IKE, features=("ike", "nat-detection"), child=False)
 def a_late_route_looks_like_no_nat(cell: Cell) -> None:
     begin_without_route(cell)
-    assert cell.left.nat_flags() == cell.right.nat_flags() == NONE
+    # charon without an address says that there is a NAT, so that both ends act alike (5.9.6), and takes it
+    # back with an address update. With IKEv1 it has one by the time of NAT-D.
+    wait_until(lambda: cell.left.nat_flags() == cell.right.nat_flags() == NONE, "no NAT at either end")
 
 
 @scenario("B86", topologies=("direct",), versions=(IKEV2,), features=("ike",), mobike=False)
