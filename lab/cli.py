@@ -75,7 +75,8 @@ def main(arguments: list[str] | None = None) -> int:
     options, rest = parser.parse_known_args(given[:cut])
     options.trailing = given[cut + 1 :]
     if rest and options.command != "run":
-        hint = " (a program's own arguments go behind --)" if options.command == "exec" else ""
+        takes_program = options.command in ("exec", "engine")
+        hint = " (a program's own arguments go behind --)" if takes_program else ""
         parser.error(f"unrecognized arguments: {' '.join(rest)}{hint}")
     if options.trailing and options.command not in ("exec", "run", "engine"):
         parser.error(f"nothing goes behind -- of {options.command}: {' '.join(options.trailing)}")

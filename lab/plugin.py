@@ -17,6 +17,7 @@ import pytest
 from _pytest.runner import runtestprotocol
 
 from lab.cell import Cell, opened
+from lab.errors import MisuseError
 from lab.net import scratch, topology_file
 from lab.net.errors import EngineError
 from lab.net.keeper import die_with_parent
@@ -100,7 +101,10 @@ def pytest_configure(config: pytest.Config) -> None:
     else:
         scratch.reap()
         base = Path(config.getoption("--reports"))
-        folder = ReportFolder.new(base if base.is_absolute() else config.rootpath / base)
+        try:
+            folder = ReportFolder.new(base if base.is_absolute() else config.rootpath / base)
+        except MisuseError as error:
+            raise pytest.UsageError(str(error)) from error
         config.stash[_folder_key] = folder
         seed = config.getoption("--seed")
         config.stash[_seed_key] = secrets.randbits(32) if seed is None else seed

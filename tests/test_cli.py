@@ -48,10 +48,15 @@ def test_a_topology_is_drawn() -> None:
     ("arguments", "status", "said"),
     [
         (("topology", "no_such"), 2, "nattlab: no topology 'no_such'; there are "),
-        (("run", "ENC-99"), 2, "no cell is called ENC-99; close are ENC-"),
         (("run", "--peer", "racoon2"), 2, "nattlab: no peer racoon2; there are natt, strongswan"),
         (("run", "--topology", "nowhere", "-n", "2"), 2, "no cell has the topology nowhere"),
         (("dance",), 2, "invalid choice: 'dance'"),
+        (("engine", "true"), 2, "unrecognized arguments: true (a program's own arguments go behind --)"),
+        (("run", "ENC-99", "-n", "0"), 2, "no cell is called ENC-99; close are ENC-"),
+        (("run", "-n", "-3"), 2, "argument -n: '-3' is no whole number from 0 on"),
+        (("run", "--seed", "x"), 2, "argument --seed: invalid int value: 'x'"),
+        (("capture", "--seconds", "2"), 2, "--seconds goes with --live"),
+        (("ladder", "--limit", "0", "x.pcap"), 2, "argument --limit: '0' is no whole number from 1 on"),
     ],
 )
 def test_misuse_is_told_in_one_line(
@@ -63,6 +68,16 @@ def test_misuse_is_told_in_one_line(
     assert done.returncode == status, done.stdout + done.stderr
     assert said in done.stdout + done.stderr
     assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_reports_go_into_a_folder(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    for words in (("run", "ENC-01"), ("pairs",)):
+        done = nattlab(*words, "--reports", str(file / "below"))
+        assert done.returncode == 2
+        assert done.stderr == f"ERROR: --reports {file / 'below'}: {file} is no folder\n\n"
+        assert done.stdout == ""
 
 
 def test_a_single_cell_can_be_rerun_with_its_evidence_kept(tmp_path: Path) -> None:

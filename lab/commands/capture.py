@@ -17,7 +17,7 @@ from lab.capture.pcapng import write_pcapng
 from lab.capture.rolling import RollingLadder
 from lab.capture.seen import Ports
 from lab.commands.ladder import account_of, terminal_width
-from lab.commands.subcommands import Subcommands, add_lab_option
+from lab.commands.subcommands import Subcommands, add_lab_option, add_limit_option
 from lab.errors import MisuseError
 from lab.standing.client import ask
 from lab.standing.registry import LabError, Listed, find
@@ -37,12 +37,14 @@ def add_to(commands: Subcommands) -> None:
     add_lab_option(capture)
     capture.add_argument("--live", action="store_true", help="draw packets as they come, until ^C")
     capture.add_argument("--seconds", type=float, metavar="S", help="with --live: end after so long")
-    capture.add_argument("--limit", type=int, default=60, metavar="LINES", help="default: %(default)s")
+    add_limit_option(capture)
     capture.add_argument("--write", type=Path, metavar="FILE", help="the packets as pcapng, too")
     capture.set_defaults(call=_capture)
 
 
 def _capture(options: argparse.Namespace) -> int:
+    if options.seconds is not None and not options.live:
+        raise MisuseError("--seconds goes with --live")
     if options.file is not None:
         if options.live or options.write is not None or options.name is not None:
             raise MisuseError("a FILE is no lab: leave out --live, --write and --name")

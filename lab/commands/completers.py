@@ -11,7 +11,10 @@ import importlib
 import re
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lab.standing.registry import Record
 
 Completer = Callable[..., Iterable[str]]
 
@@ -61,11 +64,7 @@ def labs(**_: Any) -> Iterable[str]:
 
 def nodes(parsed_args: argparse.Namespace, **_: Any) -> Iterable[str]:
     """Nodes of the lab that was named, or of every one."""
-    from lab.standing import registry
-
-    name = getattr(parsed_args, "name", None)
-    records = [lab.record for lab in registry.labs() if name in (None, lab.name) and lab.record is not None]
-    return dict.fromkeys(node for record in records for node in record.nodes)
+    return dict.fromkeys(node for record in _records(parsed_args) for node in record.nodes)
 
 
 def nat_verbs(**_: Any) -> Iterable[str]:
@@ -76,9 +75,8 @@ def nat_verbs(**_: Any) -> Iterable[str]:
 
 
 def nat_words(parsed_args: argparse.Namespace, **_: Any) -> Iterable[str]:
-    """What may follow the verb, and the NATs of the lab."""
+    """What may follow the verb, and the NATs of the lab that was named, or of every one."""
     from lab.net.xtables import BACKENDS
-    from lab.standing import registry
     from lab.standing.nat_verbs import BLOCKS
 
     followers: dict[str, Iterable[str]] = {
@@ -87,7 +85,7 @@ def nat_words(parsed_args: argparse.Namespace, **_: Any) -> Iterable[str]:
         "hairpin": ("on", "off"),
         "translate-by": BACKENDS,
     }
-    nats = [nat for lab in registry.labs() if lab.record is not None for nat in lab.record.nats]
+    nats = [nat for record in _records(parsed_args) for nat in record.nats]
     return [*followers.get(parsed_args.verb, ()), *dict.fromkeys(nats)]
 
 
@@ -95,13 +93,11 @@ def links(parsed_args: argparse.Namespace, **_: Any) -> Iterable[str]:
     """Links of the lab that was named, or of every one."""
     from lab.net import topology_file
     from lab.net.model import TopologyError
-    from lab.standing import registry
 
-    name, found = getattr(parsed_args, "name", None), dict[str, None]()
-    for lab in registry.labs():
-        if name in (None, lab.name) and lab.record is not None:
-            with suppress(TopologyError):
-                found |= dict.fromkeys(link.name for link in topology_file.load(lab.record.topology).links)
+    found = dict[str, None]()
+    for record in _records(parsed_args):
+        with suppress(TopologyError):
+            found |= dict.fromkeys(link.name for link in topology_file.load(record.topology).links)
     return found
 
 
@@ -110,6 +106,14 @@ def link_words(**_: Any) -> Iterable[str]:
     from lab.standing.link_words import KEYS, REPAIR
 
     return [REPAIR, *(f"{key}=" for key in KEYS)]
+
+
+def _records(parsed_args: argparse.Namespace) -> list[Record]:
+    """What is known of the lab that ``--name`` names, or of every one that stands."""
+    from lab.standing import registry
+
+    name = getattr(parsed_args, "name", None)
+    return [lab.record for lab in registry.labs() if name in (None, lab.name) and lab.record is not None]
 
 
 def cells(prefix: str = "", **_: Any) -> Iterable[str]:

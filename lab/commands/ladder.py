@@ -13,7 +13,7 @@ from lab.capture.account import Account
 from lab.capture.packets import Trace
 from lab.capture.pcapng import CaptureFileError, read_capture, section_comments
 from lab.capture.seen import DEFAULT_PORTS, Ports
-from lab.commands.subcommands import Subcommands
+from lab.commands.subcommands import Subcommands, add_limit_option
 from lab.errors import MisuseError
 
 _PIPED_WIDTH = 120
@@ -29,9 +29,7 @@ def add_to(commands: Subcommands) -> None:
         epilog="exit status: 0 shown, 1 with --check if something looks wrong, 2 misuse or no capture file",
     )
     parser.add_argument("file", type=Path, metavar="FILE", help="pcap or pcapng, gzipped or not")
-    parser.add_argument(
-        "--limit", type=int, default=60, metavar="LINES", help="of the ladder; default: %(default)s"
-    )
+    add_limit_option(parser)
     parser.add_argument("--nat-t-port", type=_port, action="append", default=[], metavar="PORT",
                         help="besides 4500, a port of ESP and floated IKE")  # fmt: skip
     parser.add_argument("--ike-port", type=_port, action="append", default=[], metavar="PORT",
@@ -57,7 +55,7 @@ def _ladder(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps({"file": str(options.file), **account.as_dict()}, indent=1))
     else:
-        print(account.text(terminal_width(), max(1, options.limit)))
+        print(account.text(terminal_width(), options.limit))
     if options.keys is not None:
         _take_keys(options.keys, options.file)
     return 1 if options.check and account.wrong else 0

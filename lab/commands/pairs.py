@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from lab.commands.run import run_cells
-from lab.commands.subcommands import Subcommands
+from lab.commands.subcommands import Subcommands, add_workers_option
 from lab.report import nat_pairs
 from lab.report.folder import ReportFolder
 from lab.report.record import FILE, Record
@@ -27,7 +27,7 @@ def add_to(commands: Subcommands) -> None:
         "mapping EIM, ADM, APDM and filtering EIF, ADF, APDF of RFC 4787.",
     )
     pairs.add_argument("--reports", default="reports", metavar="DIR", help="default: %(default)s")
-    pairs.add_argument("-n", dest="workers", metavar="N", help="cells at a time (default: three a core)")
+    add_workers_option(pairs)
     pairs.set_defaults(call=_pairs)
 
 
@@ -35,6 +35,9 @@ def _pairs(options: argparse.Namespace) -> int:
     chosen = [f"--cells={nat_pairs.SCENARIO}"]
     chosen += [f"--topology={topology}" for topology in nat_pairs.topologies()]
     status = run_cells(chosen, options.reports, options.workers)
+    if status > 1:
+        # Nothing ran, and the latest results are another run's.
+        return status
     folder = Path(options.reports, "latest")
     try:
         run = Run.read(folder)

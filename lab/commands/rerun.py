@@ -65,7 +65,7 @@ def _run(bundle: Bundle, options: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory(prefix="rerun-nattlab-") as scratch, _topology(bundle, options, scratch):
         chosen = [f"--cells={then.cell}", f"--seed={bundle.run.seed}", "--keep-evidence", *_nodes(then.rerun)]
         before = set(_own_reports(options.reports))
-        status = run_cells(chosen, options.reports, "0")
+        status = run_cells(chosen, options.reports, 0)
         made = set(_own_reports(options.reports)) - before
     if not made:
         return status

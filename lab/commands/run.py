@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 
 import pytest
 
 from lab.commands import completers
 from lab.commands.completers import offer
-from lab.commands.subcommands import SCENARIOS, Subcommands
+from lab.commands.subcommands import SCENARIOS, Subcommands, add_workers_option
+from lab.errors import MisuseError
 from lab.nodes.places import NAMESPACE, PLACES
 from lab.peers.registry import PEERS
 
@@ -54,7 +54,7 @@ def add_to(commands: Subcommands) -> None:
         "--pause-on-failure", action="store_true", help="wait in the lab of a failed cell for Enter"
     )
     run.add_argument("--shell", metavar="NODE", help="a shell on this node when a cell has run, or failed")
-    run.add_argument("-n", dest="workers", metavar="N", help="cells at a time (default: three a core)")
+    add_workers_option(run)
     for action, completer in (
         (cells, completers.cells),
         (peer, completers.peers),
@@ -68,8 +68,7 @@ def add_to(commands: Subcommands) -> None:
 def _run(options: argparse.Namespace) -> int:
     unknown = [name for name in options.peer if "=" not in name and name not in PEERS]
     if unknown:
-        print(f"nattlab: no peer {unknown[0]}; there are {', '.join(PEERS)}", file=sys.stderr)
-        return 2
+        raise MisuseError(f"no peer {unknown[0]}; there are {', '.join(PEERS)}")
     chosen: list[str] = []
     for option, values in (
         ("--cells", options.cells),
@@ -88,18 +87,20 @@ def _run(options: argparse.Namespace) -> int:
         chosen.append(f"--shell={options.shell}")
     single = len(options.cells) == 1 and "[" in options.cells[0]
     is_at_terminal = options.pause_on_failure or options.shell is not None
-    workers = "0" if single or is_at_terminal else None
-    return run_cells([*chosen, *options.rest], options.reports, options.workers or workers)
+    workers = 0 if options.workers is None and (single or is_at_terminal) else options.workers
+    return run_cells([*chosen, *options.rest], options.reports, workers)
 
 
-def run_cells(options: list[str], reports: str, workers: str | None = None) -> int:
+def run_cells(options: list[str], reports: str, workers: int | None = None) -> int:
     """Run the cells that `options` of the pytest plugin choose, with a report below `reports`.
 
-    `workers` is how many cells run at a time. Returns the exit status.
+    `workers` is how many cells run at a time. Returns the exit status, as lab.cli.main does.
     """
     arguments = [str(SCENARIOS), "--rootdir", str(SCENARIOS.parent), "--full-report"]
     arguments += [f"--reports={os.path.abspath(reports)}", "-p", "no:terminal"]
     # Most of a cell is waiting for a daemon, so three of them share a core.
-    arguments += ["-n", workers or str(3 * (os.cpu_count() or 1)), "--dist", "worksteal", *options]
+    at_a_time = 3 * (os.cpu_count() or 1) if workers is None else workers
+    arguments += ["-n", str(at_a_time), "--dist", "worksteal", *options]
     status = pytest.main(arguments)
-    return 2 if status == pytest.ExitCode.NO_TESTS_COLLECTED else int(status)
+    misuse = (pytest.ExitCode.NO_TESTS_COLLECTED, pytest.ExitCode.USAGE_ERROR)
+    return 2 if status in misuse else int(status)

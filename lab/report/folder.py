@@ -8,6 +8,7 @@ import shutil
 import time
 from pathlib import Path
 
+from lab.errors import MisuseError
 from lab.report.results import FILE
 
 KEPT = 10
@@ -25,7 +26,15 @@ class ReportFolder:
 
     @classmethod
     def new(cls, base: Path) -> ReportFolder:
-        """Name a folder for a run that begins now; nothing is written yet."""
+        """Name a folder for a run that begins now; nothing is written yet.
+
+        Raises MisuseError if there can be no folders below `base`.
+        """
+        there = next(folder for folder in (base, *base.absolute().parents) if folder.exists())
+        if not there.is_dir():
+            raise MisuseError(f"--reports {base}: {there} is no folder")
+        if not os.access(there, os.W_OK):
+            raise MisuseError(f"--reports {base}: {there} cannot be written to")
         return cls(base / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}")
 
     def create(self) -> Path:

@@ -6,14 +6,28 @@ import os
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from lab.cli import SUBCOMMANDS
+from lab.commands.completers import versions
+from lab.net import topology_file
+from lab.net.behaviour import PRESETS
+from lab.peers.registry import PEERS
+from lab.scenario import catalogue
+from lab.standing.nat_verbs import BLOCKS, VERBS
 
 NATTLAB = [sys.executable, "-c", "import sys; from lab.cli import main; sys.exit(main())"]
+
+
+def beginning(start: str, words: Iterable[str]) -> set[str]:
+    """Those of `words` that begin with `start`; at least one does."""
+    found = {word for word in words if word.startswith(start)}
+    assert found
+    return found
 
 
 def offered(line: str, tmp_path: Path, argv: list[str]) -> list[str]:
@@ -39,19 +53,19 @@ def offered(line: str, tmp_path: Path, argv: list[str]) -> list[str]:
     ("line", "wanted"),
     [
         ("nattlab ", set(SUBCOMMANDS)),
-        ("nattlab ca", {"catalogue", "capture"}),
-        ("nattlab up both", {"both_behind_nat"}),
-        ("nattlab up one_nat --left s", {"strongswan"}),
-        ("nattlab up one_nat --nat sym", {"symmetric"}),
-        ("nattlab up one_nat --nat marker", {"marker_eater"}),
-        ("nattlab up nested --nat home,full", {"home,full_cone"}),
-        ("nattlab up one_nat --version ikev1-", {"ikev1-main", "ikev1-aggressive"}),
-        ("nattlab run ENC-0", {f"ENC-0{number}" for number in range(1, 10)}),
-        ("nattlab run --topology one_nat66", {"one_nat66"}),
+        ("nattlab ca", beginning("ca", SUBCOMMANDS)),
+        ("nattlab up both", beginning("both", topology_file.names())),
+        ("nattlab up one_nat --left s", beginning("s", PEERS)),
+        ("nattlab up one_nat --nat sym", beginning("sym", PRESETS)),
+        ("nattlab up one_nat --nat marker", beginning("marker", PRESETS)),
+        ("nattlab up nested --nat home,full", {f"home,{kind}" for kind in beginning("full", PRESETS)}),
+        ("nattlab up one_nat --version ikev1-", beginning("ikev1-", versions())),
+        ("nattlab run ENC-0", beginning("ENC-0", catalogue())),
+        ("nattlab run --topology one_nat66", beginning("one_nat66", topology_file.names())),
         ("nattlab run TOP-02[natt-natt-one_nat-m", {"TOP-02[natt-natt-one_nat-manual]"}),
-        ("nattlab topology two_c", {"two_clients"}),
-        ("nattlab nat for", {"forget"}),
-        ("nattlab nat block udp", {"udp500", "udp4500"}),
+        ("nattlab topology two_c", beginning("two_c", topology_file.names())),
+        ("nattlab nat for", beginning("for", VERBS)),
+        ("nattlab nat block udp", beginning("udp", BLOCKS)),
         ("nattlab nat hairpin o", {"on", "off"}),
     ],
 )
@@ -68,7 +82,7 @@ def test_words_are_completed(line: str, wanted: set[str], tmp_path: Path) -> Non
         ("nattlab down one", {"one_nat"}),
         ("nattlab exec ", {"left", "nat", "right"}),
         ("nattlab shell --name one_nat ri", {"right"}),
-        ("nattlab ls --name on", {"one_nat"}),
+        ("nattlab ls on", {"one_nat"}),
         ("nattlab capture --name on", {"one_nat"}),
         ("nattlab nat forget n", {"nat"}),
     ],
@@ -76,7 +90,7 @@ def test_words_are_completed(line: str, wanted: set[str], tmp_path: Path) -> Non
 def test_names_of_what_stands_are_completed(
     line: str, wanted: set[str], tmp_path: Path, standing: Any
 ) -> None:
-    found = {word.strip() for word in offered(line.replace("ls --name", "down"), tmp_path, standing.argv())}
+    found = {word.strip() for word in offered(line, tmp_path, standing.argv())}
     assert wanted <= found
 
 
