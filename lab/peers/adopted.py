@@ -50,7 +50,7 @@ class AdoptedPeer(NattdPeer):
     def start(self) -> None:
         """Configure, start and wait until ready."""
         node = self.endpoint.node
-        argv = [sys.executable, "-m", "lab.natt.nattd", "run", "--control", str(self._control_path)]
+        argv = [sys.executable, "-m", "lab.natt.adoption.loaded", "--control", str(self._control_path)]
         argv += ["--pfkey", str(self._path("pfkey")), "--record", str(self._path("record"))]
         self._program = node.start([*argv, "--", *self.configure()], name=self.program, env=environment())
         self._wait(self.is_ready, "be ready", START_DEADLINE)
