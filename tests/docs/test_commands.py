@@ -6,6 +6,7 @@ import os
 import re
 import select
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -88,7 +89,11 @@ class Shell:
     """A bash with a /run of its own in `folder`, fed a command at a time."""
 
     def __init__(self, folder: Path, environment: dict[str, str]) -> None:
-        script = "mount -t tmpfs tmpfs /run && exec bash --noprofile --norc"
+        # A lab stands on when its maker ends: whoever kills this test ends the shell, and that ends the labs.
+        script = (
+            "mount -t tmpfs tmpfs /run && bash --noprofile --norc; "
+            "for keeper in /run/nattlab/*/keeper; do test -e $keeper && kill -9 $(cat $keeper); done"
+        )
         self._bash = subprocess.Popen(
             ["unshare", "--mount", "sh", "-c", script],
             cwd=folder,
@@ -96,6 +101,7 @@ class Shell:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
+            start_new_session=True,
         )
 
     def run(self, command: str) -> tuple[int, str]:
@@ -115,8 +121,11 @@ class Shell:
         return int(found[1]), said.decode(errors="replace")[: found.start()]
 
     def close(self) -> None:
-        self._bash.kill()
-        self._bash.communicate()
+        try:
+            self._bash.communicate(timeout=10)
+        except subprocess.TimeoutExpired:
+            os.killpg(self._bash.pid, signal.SIGKILL)
+            self._bash.communicate()
 
 
 def write_scripts(folder: Path) -> None:

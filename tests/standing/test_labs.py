@@ -269,3 +269,11 @@ def test_a_nat_that_eats_the_marker_is_found_out(nattlab: Any) -> None:
     assert "looks wrong: packets " in drawn
     nattlab("down")
     nattlab.assert_nothing_is_left()
+
+
+def test_labs_of_tests_end_with_the_tests(nattlab: Any) -> None:
+    nattlab("up", "one_nat")
+    nattlab.init.stdin.close()
+    nattlab.init.wait(10)
+    nattlab.init.stdin = None
+    wait_until(lambda: not nattlab.survivors(), lambda: f"processes to end: {nattlab.survivors()}", 15)
