@@ -1,35 +1,26 @@
-"""A cell come to life: network, self-proof, capture, two peers, and what a scenario may do with them."""
+"""A cell come to life: its network, its peers, and what a scenario may do with them."""
 
 from __future__ import annotations
 
 import contextlib
-import shutil
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from random import Random
 from typing import Any, TypeVar
 
-from lab.capture import keytables
 from lab.capture.packets import Packets
-from lab.capture.pcapng import write_pcapng
-from lab.capture.recorder import CapturePoint, Recorder
-from lab.capture.seen import Ports
+from lab.capture.recorder import Recorder
 from lab.journal import Journal
-from lab.net import topology_file
 from lab.net.conntrack_watch import ConntrackWatch
-from lab.net.errors import EngineError
-from lab.net.model import Link, TopologyError
+from lab.net.model import TopologyError
 from lab.net.topology import Topology
-from lab.nodes.crash import core_dumps, crashes
+from lab.nodes.crash import crashes
 from lab.nodes.network import Network
 from lab.nodes.places import EVERYTHING_HERE, Places
-from lab.nodes.proof import prove
 from lab.peers import traffic
 from lab.peers.peer import (
-    IKE_PORT,
-    NAT_T_PORT,
     SCRIPT,
     TUNNEL,
     Connection,
@@ -39,17 +30,15 @@ from lab.peers.peer import (
     UnsupportedError,
 )
 from lab.peers.registry import PEERS, driver
-from lab.probe import PROGRAMS, UnavailableError, require
+from lab.probe import PROGRAMS, require
+from lab.report import evidence
 from lab.report.record import Record
 from lab.report.sequence import Ends
 from lab.report.state import state
-from lab.report.timeline import CONNTRACK_LOG
 from lab.scenario import CellSpec
 from lab.wait import DeadlineExceededError
 
 T = TypeVar("T")
-
-BASE_NEEDS = ("root", "netns", "pidns")
 
 
 class Cell:
@@ -234,7 +223,7 @@ class Cell:
     def _start(self, end: Endpoint, connection: Connection) -> None:
         chosen = driver(self.spec.right if end.name == "right" else self.spec.left, self.version)
         chosen.check(connection)
-        _require_for(chosen, connection, self._places)
+        require_for(chosen, connection, self._places)
         peer = self._peers[end.name] = chosen(end, connection)
         with self.journal.step(end.name, f"starts {peer.name}"):
             peer.start()
@@ -354,103 +343,19 @@ class Cell:
 
     def save_evidence(self, folder: Path) -> None:
         """Write captures, configurations, logs, NAT rules and state into `folder`."""
-        folder.mkdir(parents=True, exist_ok=True)
-        trace = self.recorder.trace
-        tables = keytables.merged([peer.key_tables() for peer in self._peers.values()])
-        if tables:
-            keytables.write(folder / "keys", tables, nat_t_ports=(self.connection.nat_t_port,))
-        write_pcapng(
-            folder / "capture.pcapng",
-            trace.frames,
-            trace.comments,
-            trace.links,
-            descriptions={link.name: _described(link) for link in self.topology.links},
-            section_comments=[f"nattlab, {self.spec.name}", *keytables.comments(tables)],
+        evidence.write(
+            folder,
+            self.spec.name,
+            self.recorder.trace,
+            self.network,
+            self._peers,
+            nat_t_port=self.connection.nat_t_port,
+            state=self._state,
+            watches=self.watches,
         )
-        for side, peer in self._peers.items():
-            for path in peer.logs():
-                target = folder / side / path.name
-                target.parent.mkdir(exist_ok=True)
-                shutil.copyfile(path, target)
-        for node in self.network.nodes.values():
-            for path in core_dumps(node):
-                target = folder / node.name / path.name
-                target.parent.mkdir(exist_ok=True)
-                shutil.copyfile(path, target)
-        for name in self.topology.nats:
-            (folder / f"{name}.rules").write_text(self.network.nat(name).rules)
-        for file, text in self._state.items():
-            target = folder / file
-            target.parent.mkdir(exist_ok=True)
-            target.write_text(text)
-        changes = "".join(
-            f"{change.time_ns / 1e9:.6f} {name} {change}\n"
-            for name, watch in self.watches.items()
-            for change in watch.changes()
-        )
-        (folder / CONNTRACK_LOG).write_text(changes)
 
 
-@contextlib.contextmanager
-def opened(spec: CellSpec, scratch: Path, seed: int = 0, places: Places = EVERYTHING_HERE) -> Iterator[Cell]:
-    """Build the cell's network, let it prove itself, capture on every link; take all of it down after.
-
-    `seed` is that of Cell.random; `places` says which nodes are containers.
-
-    Raises UnsupportedError, UnavailableError, BrokenLabError before anything of the scenario has run.
-    """
-    spec.check_support()
-    connection = spec.make_connection()
-    for name in (spec.left, spec.right):
-        _require_for(driver(name, spec.version), connection, places)
-    require(*spec.scenario.needs)
-    topology = topology_file.load(spec.topology)
-    peers = topology.peers
-    for side in set(places.containers(topology, spec.left, spec.right)).intersection(peers):
-        chosen = driver(spec.right if side == "right" else spec.left, spec.version)
-        if chosen.refuses_containers:
-            raise UnsupportedError(chosen.name, f"a container: {chosen.refuses_containers}")
-    own_device = [side for side in peers if PEERS[spec.right if side == "right" else spec.left].owns_inner]
-    with built(spec, scratch, own_device, seed, places) as cell:
-        yield cell
-
-
-@contextlib.contextmanager
-def built(
-    spec: CellSpec,
-    scratch: Path,
-    inner_left_to: Collection[str] = (),
-    seed: int = 0,
-    places: Places = EVERYTHING_HERE,
-) -> Iterator[Cell]:
-    """The same whatever the peers support; those named put their inner addresses on devices of their own.
-
-    Raises UnavailableError, BrokenLabError, NetworkError, TopologyError.
-    """
-    connection = spec.make_connection()
-    topology = topology_file.load(spec.topology)
-    require(*BASE_NEEDS, *topology.needs)
-    containers = places.containers(topology, spec.left, spec.right)
-    try:
-        network = Network.build(topology, scratch, inner_left_to=inner_left_to, containers=containers)
-    except EngineError as error:
-        raise UnavailableError("container", str(error)) from error
-    with network:
-        prove(network)
-        network.impair_as_declared()
-        points = [CapturePoint(p.link, p.interface, p.namespace) for p in network.capture_points()]
-        ports = Ports(ike=(IKE_PORT,), nat_t=(NAT_T_PORT, connection.nat_t_port))
-        with contextlib.ExitStack() as held:
-            watches = {nat.name: held.enter_context(contextlib.closing(nat.watch())) for nat in network.nats}
-            recorder = held.enter_context(Recorder(points, ports, listeners=watches.values()))
-            cell = Cell(spec, network, recorder, seed, watches, places)
-            try:
-                yield cell
-            finally:
-                cell.stop_peers()
-
-
-def _require_for(chosen: type[Peer], connection: Connection, places: Places) -> None:
+def require_for(chosen: type[Peer], connection: Connection, places: Places) -> None:
     """Raise UnavailableError if this host lacks what `chosen` needs and its image does not bring."""
     brings = PROGRAMS if places.brings_own_programs(chosen.name) else frozenset()
     require(*(need for need in chosen.needs(connection) if need not in brings))
@@ -458,8 +363,3 @@ def _require_for(chosen: type[Peer], connection: Connection, places: Places) -> 
 
 def _times(count: int) -> str:
     return "once" if count == 1 else f"{count} times"
-
-
-def _described(link: Link) -> str:
-    """Both ends of a link with their addresses."""
-    return " – ".join(f"{end.node} {', '.join(map(str, end.addresses))}" for end in link.ends)

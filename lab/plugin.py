@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 from _pytest.runner import runtestprotocol
 
-from lab.cell import Cell, opened
+from lab.building import opened
+from lab.cell import Cell
 from lab.errors import MisuseError
 from lab.net import scratch, topology_file
 from lab.net.errors import EngineError

@@ -18,8 +18,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from lab.building import BASE_NEEDS, built, opened
 from lab.capture.account import looks_wrong
-from lab.cell import BASE_NEEDS, Cell, built, opened
+from lab.cell import Cell
 from lab.net import scratch, topology_file
 from lab.net.errors import NetworkError
 from lab.net.keeper import die_with_parent, outlive_parent

@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from rich.console import Console
 from rich.table import Table
 
-from lab.cell import opened
+from lab.building import opened
 from lab.net import forked, scratch
 from lab.scenario import ATTRIBUTE, CellSpec
 from scenarios import test_encapsulation

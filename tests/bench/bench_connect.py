@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from rich.console import Console
 from rich.table import Table
 
-from lab.cell import opened
+from lab.building import opened
 from lab.net import scratch
 from lab.peers.peer import IKEV2
 from lab.probe import UnavailableError

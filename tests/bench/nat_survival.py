@@ -13,7 +13,8 @@ from tempfile import TemporaryDirectory
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from lab.cell import Cell, opened
+from lab.building import opened
+from lab.cell import Cell
 from lab.net.behaviour import PRESETS
 from lab.peers.peer import IKEV2, NAT_T_PORT
 from lab.peers.registry import PEERS
