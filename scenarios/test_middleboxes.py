@@ -261,9 +261,10 @@ def an_answer_for_another_is_ignored(cell: Cell) -> None:
     cell.peer("left2").begin()
     cell.until(lambda seen: seen.on("lan2").ike, "the second's first message")
     inject(cell, "wan", answer.data[14:], towards="nat")
-    strayed = cell.until(lambda seen: seen.on("lan2").carrying(answer), "an answer that strayed").first
+    cell.until(lambda seen: seen.on("lan2").carrying(answer), "an answer that strayed")
     cell.peer("left2").wait_connected()
-    expect(cell.seen.on("lan2").after(strayed).ike.sent_by(cell.endpoint("left2").address)).some().each(
+    # On an idle host the second may have its SA by then.
+    expect(cell.seen.on("lan2").ike.sent_by(cell.endpoint("left2").address)).some().each(
         "of its own cookie", lambda p: p.initiator_spi != answer.initiator_spi
     )
     for name in cell.clients:
