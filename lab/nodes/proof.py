@@ -31,8 +31,8 @@ def prove(network: Network, deadline: float = 2.0) -> None:
     For every family and every ordered pair that the topology lets talk: UDP on 500 and 4500 (or the
     forwarded ports) arrives under the expected source and is answered; ESP passes, or is dropped where a NAT
     says so; and every peer carries TCP as far as it may initiate. `deadline` is seconds per probe. The NATs
-    forget everything. A NAT that declares more than masquerading is classified (prove_nat), and its middlebox
-    is tried (prove_middlebox).
+    forget everything, but for the end of a stream that a NAT64 still holds. A NAT that declares more than
+    masquerading is classified (prove_nat), and its middlebox is tried (prove_middlebox).
     Call it while nothing else uses the ports. Raises BrokenLabError, or NetworkError for a port in use.
     """
     topology = network.topology
