@@ -38,10 +38,10 @@ def opened(spec: CellSpec, scratch: Path, seed: int = 0, places: Places = EVERYT
     topology = topology_file.load(spec.topology)
     peers = topology.peers
     for side in set(places.containers(topology, spec.left, spec.right)).intersection(peers):
-        chosen = driver(spec.right if side == "right" else spec.left, spec.version)
+        chosen = driver(spec.peer_at(side), spec.version)
         if chosen.refuses_containers:
             raise UnsupportedError(chosen.name, f"a container: {chosen.refuses_containers}")
-    own_device = [side for side in peers if PEERS[spec.right if side == "right" else spec.left].owns_inner]
+    own_device = [side for side in peers if PEERS[spec.peer_at(side)].owns_inner]
     with built(spec, scratch, own_device, seed, places) as cell:
         yield cell
 

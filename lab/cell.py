@@ -221,7 +221,7 @@ class Cell:
         )
 
     def _start(self, end: Endpoint, connection: Connection) -> None:
-        chosen = driver(self.spec.right if end.name == "right" else self.spec.left, self.version)
+        chosen = driver(self.spec.peer_at(end.name), self.version)
         chosen.check(connection)
         require_for(chosen, connection, self._places)
         peer = self._peers[end.name] = chosen(end, connection)

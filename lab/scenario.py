@@ -102,6 +102,10 @@ class CellSpec:
         """The stable name ``scenario[left-right-topology-version]``."""
         return f"{self.scenario.id}[{self.left}-{self.right}-{self.topology}-{self.version}]"
 
+    def peer_at(self, side: str) -> str:
+        """The name of the peer at `side`: every initiator is like left."""
+        return self.right if side == "right" else self.left
+
     @property
     def known_failure(self) -> KnownFailure | None:
         """The failure that the scenario declares for this cell, the first that matches."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from lab.scenario import CellSpec
@@ -65,7 +65,10 @@ def _suggestion(selector: str, specs: Sequence[CellSpec]) -> str:
     known = {
         name for spec in specs for name in (spec.name, spec.scenario.id, spec.scenario.id.rpartition("-")[0])
     }
-    close = difflib.get_close_matches(
-        selector.upper() if "[" not in selector else selector, sorted(known), 3, 0.5
-    )
+    return close_to(selector.upper() if "[" not in selector else selector, sorted(known))
+
+
+def close_to(name: str, known: Iterable[str]) -> str:
+    """``; close are ENC-01, ENC-02`` behind an error about a cell's name, or nothing."""
+    close = difflib.get_close_matches(name, list(known), 3, 0.5)
     return f"; close are {', '.join(close)}" if close else ""

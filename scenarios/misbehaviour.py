@@ -8,8 +8,10 @@ from lab.ike.chain import Payload
 from lab.ike.deviation import Deviation, Match, Which
 from lab.ike.ikev1.persona import PERSONAS, PLAIN, Persona
 from lab.ike.natd import Fake
+from lab.ike.runner import Runner
 from lab.ike.versions import RFC3947
 from lab.peers.peer import IKEV1_AGGRESSIVE, IKEV1_MAIN, IKEV2
+from lab.wait import DeadlineExceededError
 
 ESTABLISHED, REFUSED, DROPPED = "established", "refused", "dropped"
 ONCE = Match(nth=0)
@@ -214,3 +216,19 @@ ANSWERED: dict[str, dict[str, dict[str, str]]] = {
 """What an initiator makes of it when the responder misbehaves: it gives up (refused) or tries on (dropped).
 
 Without NAT-D charon knows of no NAT and asks for native ESP, which natt, which knows better, refuses."""
+
+
+def outcome(runner: Runner, seconds: float) -> str:
+    """What the other end made of an initiation; silence for `seconds` is DROPPED."""
+
+    def decided() -> str:
+        names = {event.name for event in runner.events}
+        if names & {"notified", "unprotected-notify", "failed", "quick-mode-refused"}:
+            return REFUSED
+        # IKEv2 tells of the IKE SA, under which the networks of the scripted peer may be refused.
+        return ESTABLISHED if names & {"child-established", "established"} else ""
+
+    try:
+        return runner.run_until(decided, "an outcome", seconds)
+    except DeadlineExceededError:
+        return DROPPED

@@ -7,13 +7,12 @@ from lab.capture.expect import expect
 from lab.cell import Cell
 from lab.ike.chain import Payload
 from lab.ike.deviation import AlterPayload, Deviation, DuplicatePayload, InsertPayload, Match, Which
-from lab.ike.runner import Runner
 from lab.ike.versions import RFC3947
 from lab.peers.peer import IKEV1_MAIN, IKEV2, MANUAL
 from lab.scenario import scenario
-from lab.wait import DeadlineExceededError
 from scenarios.expected import among
 from scenarios.key_octets import HOST, NAT_T_OA, head, with_extension
+from scenarios.misbehaviour import DROPPED, ESTABLISHED, REFUSED, outcome
 from scenarios.scripted import scripted
 
 MAIN_MODE, QUICK_MODE, IKE_SA_INIT = 2, 32, 34
@@ -23,7 +22,6 @@ NAT_DETECTION_SOURCE_IP = bytes((0, 0, 16388 >> 8, 16388 & 0xFF))
 
 SECONDS_OF_SILENCE = 0.2
 DEADLINE = 5.0
-ESTABLISHED, REFUSED, DROPPED = "established", "refused", "dropped"
 
 
 def nat_oa(body: bytes, copies: int = 1) -> list[Deviation]:
@@ -108,7 +106,8 @@ def malformed_nat_payloads_do_no_harm(cell: Cell) -> None:
     for name, (deviations, made_of_it) in MALFORMED[cell.version].items():
         with scripted(cell, *deviations) as runner:
             due = made_of_it[cell.spec.right]
-            assert outcome(runner, due) == due, f"{name}: {list(map(str, runner.events))}"
+            came = outcome(runner, SECONDS_OF_SILENCE if due == DROPPED else DEADLINE)
+            assert came == due, f"{name}: {list(map(str, runner.events))}"
     assert cell.right.is_alive()
     cell.start("left")
     cell.connect()
@@ -143,18 +142,3 @@ MALFORMED_ADDRESSES = {
     "a length beyond the message": address(64, AF_INET, bytes(14)),
     "IPv6 of an IPv4 SA": address(5, AF_INET6, bytes(30)),
 }
-
-
-def outcome(runner: Runner, due: str) -> str:
-    """What the other end made of an initiation; only silence that is due is believed soon."""
-
-    def decided() -> str:
-        names = {event.name for event in runner.events}
-        if names & {"notified", "unprotected-notify", "failed", "quick-mode-refused"}:
-            return REFUSED
-        return ESTABLISHED if names & {"established", "child-established"} else ""
-
-    try:
-        return runner.run_until(decided, "an outcome", SECONDS_OF_SILENCE if due == DROPPED else DEADLINE)
-    except DeadlineExceededError:
-        return DROPPED

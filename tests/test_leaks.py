@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from lab.wait import wait_until
+from tests.births import birth
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -35,15 +36,6 @@ def processes_of(session: int) -> set[int]:
             found.add(child)
             queue.append(child)
     return found
-
-
-def birth(pid: int) -> str | None:
-    """The start time of a process, which tells it from a later one of the same id; None once it is gone."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return None
-    return None if fields[0] == "Z" else fields[19]
 
 
 def namespaces_held(pids: set[int]) -> set[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import time
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from lab.report.history import read_runs
 from lab.report.record import FILE as RECORD
 from lab.report.record import Record
 from lab.report.results import FILE, Result, ResultsError, Run
+from lab.selection import close_to
 
 
 def add_to(commands: Subcommands) -> None:
@@ -65,9 +65,7 @@ def _find(cell: str, reports: Path) -> tuple[Path, Run, Result]:
     found = [(folder, run, result) for folder, run in reversed(runs) if (result := run.result(cell))]
     if not found:
         known = dict.fromkeys(result.cell for _, run in runs for result in run.results)
-        close = difflib.get_close_matches(cell, known, 3, 0.5)
-        hint = f"; close are {', '.join(close)}" if close else ""
-        raise MisuseError(f"no run in {reports} has a cell {cell}{hint}")
+        raise MisuseError(f"no run in {reports} has a cell {cell}{close_to(cell, known)}")
     return next((each for each in found if each[2].evidence), found[0])
 
 

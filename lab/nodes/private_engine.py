@@ -32,10 +32,9 @@ STOP = 30.0
 """Seconds an engine without containers may take to end."""
 
 
-def command(folder: Path) -> list[str]:
-    """The engine's command line for state below `folder`: no bridge, no rule and no sysctl of this host."""
+def arguments(folder: Path) -> list[str]:
+    """The engine's arguments for state below `folder`: no bridge, no rule and no sysctl of this host."""
     return [
-        "dockerd",
         *("--host", address(folder)),
         *("--data-root", str(folder / "data")),
         *("--exec-root", str(folder / "exec")),
@@ -76,7 +75,7 @@ def private_engine() -> Iterator[str]:
 
 def _started(program: str, folder: Path, log: IO[bytes]) -> subprocess.Popen[bytes]:
     # SIGTERM and not SIGKILL: it has to take its containerd along.
-    argv = ["setpriv", "--pdeathsig", "TERM", program, *command(folder)[1:]]
+    argv = ["setpriv", "--pdeathsig", "TERM", program, *arguments(folder)]
     return (
         keeper()
         .submit(

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from lab.wait import wait_until
+from tests.births import birth
 
 ROOT = Path(__file__).resolve().parents[2]
 NATTLAB = [sys.executable, "-c", "import sys; from lab.cli import main; sys.exit(main())"]
@@ -89,15 +90,6 @@ class House:
         for pid in self.survivors():
             os.kill(pid, signal.SIGKILL)
         self.init.communicate()
-
-
-def birth(pid: int) -> str | None:
-    """What tells a process from a later one of the same id; None once it has ended."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return None
-    return None if fields[0] == "Z" else fields[19]
 
 
 def family(pid: int) -> list[int]:
