@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
+import glob
 import os
 import socket
 import struct
@@ -74,13 +76,7 @@ class Task:
 
     def descriptor(self, descriptor: int) -> int:
         """A duplicate of one of its descriptors; OSError EBADF. Close it."""
-        try:
-            # Since Linux 6.9 a thread can be named; before only whole processes can.
-            process = os.pidfd_open(self.tid, _PIDFD_THREAD)
-        except OSError as error:
-            if error.errno != errno.EINVAL:
-                raise
-            process = os.pidfd_open(self._process())
+        process = self._pidfd()
         try:
             duplicate: int = _libc.syscall(_PIDFD_GETFD, process, descriptor, 0)
             if duplicate < 0:
@@ -89,9 +85,19 @@ class Task:
             os.close(process)
         return duplicate
 
-    def _process(self) -> int:
-        with open(f"/proc/{self.tid}/status") as file:
-            return next(int(line.split()[1]) for line in file if line.startswith("Tgid:"))
+    def _pidfd(self) -> int:
+        """Of the thread since Linux 6.9; before, only whole processes can be named."""
+        try:
+            return os.pidfd_open(self.tid, _PIDFD_THREAD)
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+        try:
+            return os.pidfd_open(self.tid)
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+        return os.pidfd_open(process_of(self.tid))
 
     def may(self, capability: int) -> bool:
         """Whether it has an effective capability."""
@@ -100,3 +106,19 @@ class Task:
         if _libc.capget(ctypes.byref(header), ctypes.byref(sets)):
             raise _failed(f"capabilities of {self.tid}")
         return bool(sets[3 * (capability // 32)] >> capability % 32 & 1)
+
+
+def process_of(tid: int) -> int:
+    """The process a thread of this PID namespace belongs to. OSError ESRCH if there is no such thread.
+
+    /proc may be that of an outer namespace, where both have other numbers.
+    """
+    ours = os.readlink("/proc/self/ns/pid")
+    for status in glob.iglob("/proc/[0-9]*/task/[0-9]*/status"):
+        # Threads end while one looks.
+        with contextlib.suppress(OSError), open(status) as file:
+            fields = dict(line.split(":", 1) for line in file)
+            inside = int(fields["NSpid"].split()[-1]) == tid
+            if inside and os.readlink(status.removesuffix("status") + "ns/pid") == ours:
+                return int(fields["NStgid"].split()[-1])
+    raise OSError(errno.ESRCH, f"no thread {tid}")
