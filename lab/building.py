@@ -34,7 +34,7 @@ def opened(spec: CellSpec, scratch: Path, seed: int = 0, places: Places = EVERYT
     connection = spec.make_connection()
     for name in (spec.left, spec.right):
         require_for(driver(name, spec.version), connection, places)
-    require(*spec.scenario.needs)
+    require(*spec.needs)
     topology = topology_file.load(spec.topology)
     peers = topology.peers
     for side in set(places.containers(topology, spec.left, spec.right)).intersection(peers):

@@ -30,7 +30,7 @@ from lab.peers.peer import (
     UnsupportedError,
 )
 from lab.peers.registry import PEERS, driver
-from lab.probe import PROGRAMS, require
+from lab.probe import PROGRAMS, UnavailableError, require
 from lab.report import evidence
 from lab.report.record import Record
 from lab.report.sequence import Ends
@@ -168,7 +168,7 @@ class Cell:
         return str(net.seen_as(side, other))
 
     def shared_suites(self, wanted: Iterable[str]) -> tuple[str, ...]:
-        """Those of the `wanted` ESP suites that both peers declare for this connection, in order."""
+        """Those of the `wanted` ESP suites that both peers do here for this connection, in order."""
         return tuple(
             name for name in wanted if self._is_supported(self.spec.change(self.connection, esp=name))
         )
@@ -177,7 +177,8 @@ class Cell:
         try:
             for name in (self.spec.left, self.spec.right):
                 PEERS[name].check(connection)
-        except UnsupportedError:
+                require_for(PEERS[name], connection, self._places)
+        except (UnsupportedError, UnavailableError):
             return False
         return True
 

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 
+from lab.errors import UnavailableError as UnavailableError
 from lab.net.errors import NetworkError
 from lab.net.namespace import Namespace
 from lab.net.queue import Queue
@@ -33,18 +34,6 @@ SECCOMP_ACTIONS = "/proc/sys/kernel/seccomp/actions_avail"
 
 PROGRAMS = frozenset({"charon", "vici", "kernel-libipsec"})
 """Capabilities that are files of a peer: one that runs in an image of its own brings them."""
-
-
-class UnavailableError(Exception):
-    """This host lacks something a cell needs. It says nothing about the peers.
-
-    `missing` is the capability's name, for example ``INET_ESP``.
-    """
-
-    def __init__(self, missing: str, reason: str) -> None:
-        super().__init__(f"{missing}: {reason}")
-        self.missing = missing
-        self.reason = reason
 
 
 @dataclass(frozen=True)

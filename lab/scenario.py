@@ -132,6 +132,16 @@ class CellSpec:
             raise _wrong_connection(self.scenario.id, error) from error
 
     @property
+    def needs(self) -> tuple[str, ...]:
+        """Host capabilities beyond those of the peers' connection: the scenario's and of its features."""
+        needs = dict.fromkeys(self.scenario.needs)
+        for name in (self.left, self.right):
+            by_feature = driver(name, self.version).capabilities.feature_needs
+            for feature in sorted(self.scenario.features):
+                needs |= dict.fromkeys(by_feature.get(feature, ()))
+        return tuple(needs)
+
+    @property
     def usual(self) -> dict[str, str]:
         """What of a connection follows from the peers where the scenario asks for nothing.
 

@@ -4,8 +4,11 @@ An entry in a table says what was measured of a peer. A peer whose driver regist
 without a table at once, and those with a table as soon as it stands in there.
 """
 
-from collections.abc import Container
+from collections.abc import Container, Mapping
+from dataclasses import dataclass
+from typing import Any
 
+from lab.peers.peer import Peer
 from lab.peers.registry import pairs
 
 SCRIPTED = "natt"
@@ -30,6 +33,24 @@ def with_scripted(*tables: Container[str]) -> Pairs:
 def among(*tables: Container[str]) -> Pairs:
     """Each pair of peers that all `tables` know."""
     return tuple(pair for pair in pairs() if all(_all_know(peer, tables) for peer in pair))
+
+
+@dataclass(frozen=True)
+class ByEngine:
+    """An entry of a table for a peer with more than one ESP: what was measured with each, by Peer.engine."""
+
+    measured: Mapping[str, Any]
+
+
+def by_engine(**measured: Any) -> ByEngine:
+    """``by_engine(kernel=…, libipsec=…)``."""
+    return ByEngine(measured)
+
+
+def outcome(table: Mapping[str, Any], peer: Peer) -> Any:
+    """What the table expects of a started peer with the engine that it runs on."""
+    found = table[peer.name]
+    return found.measured[peer.engine] if isinstance(found, ByEngine) else found
 
 
 def _all_know(peer: str, tables: tuple[Container[str], ...]) -> bool:

@@ -16,7 +16,7 @@ from lab.ike.ikev1.peer import Ikev1Peer
 from lab.ike.ikev1.persona import PLAIN, Persona
 from lab.ike.runner import Runner
 from lab.ike.versions import VERSIONS, by_name
-from lab.peers.peer import AUTO, OFF
+from lab.peers.peer import AUTO, LIBIPSEC, OFF
 from scenarios.scripted import scripted
 
 RFC = "rfc3947"
@@ -169,7 +169,7 @@ def insistent(version: str) -> Persona:
 
 def fakers(cell: Cell) -> list[str]:
     """The ends that make the other one believe in a NAT: kernel-libipsec knows no ESP but that in UDP."""
-    return [side for side in ("left", "right") if getattr(cell.peer(side), "userland_esp", False)]
+    return [side for side in ("left", "right") if cell.peer(side).engine == LIBIPSEC]
 
 
 def terms(cell: Cell, side: str, **changes: Any) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from typing import Any
 
 from lab.capture.expect import expect
 from lab.cell import Cell
-from lab.peers.peer import IKEV2
+from lab.peers.peer import IKEV2, LIBIPSEC
 from lab.wait import wait_until
 
 
@@ -56,15 +56,15 @@ def asks_and_hears(cell: Cell) -> None:
 def has_moved(cell: Cell, port: int, before: frozenset[int]) -> bool:
     """Whether the right end has its SAs at this port of the left one.
 
-    natt moves them, and OpenIKED has its kernel move them. libipsec cannot, so charon replaces those of
-    `before`.
+    natt moves them, and OpenIKED has its kernel move them, as charon does. libipsec cannot, so with it
+    charon replaces those of `before`.
     """
     if cell.spec.right == "openiked+natt":
         return any(sa["direction"] == "out" and sa["dport"] == port for sa in cell.right.sas())
     if cell.spec.right == "natt":
         return bool(cell.right.manager.children[-1].outbound.destination.port == port)
     has_ike = any(int(sa.get("remote-port", 0)) == port for sa in cell.right.sas())
-    return has_ike and (not cell.right.userland_esp or bool(cell.right.inbound_spis() - before))
+    return has_ike and (cell.right.engine != LIBIPSEC or bool(cell.right.inbound_spis() - before))
 
 
 def living_spis(cell: Cell, side: str) -> frozenset[int]:

@@ -8,7 +8,7 @@ from lab.capture.expect import expect
 from lab.cell import Cell
 from lab.ike.ikev2.config import Retransmission
 from lab.peers import traffic
-from lab.peers.peer import IKEV1_MAIN, IKEV2, MANUAL, PeerError
+from lab.peers.peer import IKEV1_MAIN, IKEV2, LIBIPSEC, MANUAL, PeerError
 from lab.scenario import scenario
 from scenarios.mapping import nat
 
@@ -20,7 +20,7 @@ QUICK = Retransmission(first=0.2, factor=2, tries=3)
 
 def is_userland(cell: Cell, side: str = "left") -> bool:
     """Whether the peer has no ESP but that in UDP, and so makes the other one believe in a NAT."""
-    return bool(getattr(cell.peer(side), "userland_esp", False))
+    return cell.peer(side).engine == LIBIPSEC
 
 
 @scenario(

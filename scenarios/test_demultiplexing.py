@@ -7,7 +7,7 @@ from typing import Any
 from lab.capture.expect import expect
 from lab.capture.wireshark import Fields, wireshark
 from lab.cell import Cell
-from lab.peers.peer import IKEV2, MANUAL
+from lab.peers.peer import IKEV2, LIBIPSEC, MANUAL
 from lab.scenario import scenario
 from scenarios.demultiplexing import (
     IKE_HEADER,
@@ -107,7 +107,7 @@ def broken_esp_of_a_known_spi_is_dropped(cell: Cell) -> None:
         # tests/peers/test_strongswan.py.
         cell.up()
         suite, header = cell.connection.suites[0], struct.pack("!II", cell.right.inbound_spi(), 1)
-        deadly = {suite.iv + suite.icv} if getattr(cell.right, "userland_esp", False) else set()
+        deadly = {suite.iv + suite.icv} if cell.right.engine == LIBIPSEC else set()
         survives(cell, *(header + bytes(octets) for octets in range(48) if octets not in deadly))
         return
     cell.start("right", esp=SUITE)

@@ -13,11 +13,11 @@ from lab.ike.ikev2.numbers import N
 from lab.ike.ikev2.suites import IkeSuite
 from lab.net.behaviour import PortRange
 from lab.net.rules import nat_rules
-from lab.peers.peer import IKEV1_AGGRESSIVE, IKEV1_MAIN, IKEV2
+from lab.peers.peer import IKEV1_AGGRESSIVE, IKEV1_MAIN, IKEV2, LIBIPSEC
 from lab.peers.traffic import TrafficError
 from lab.scenario import scenario
 from scenarios.detection import carried_hashes, detecting, hashes_of_ends
-from scenarios.expected import initiators, with_scripted
+from scenarios.expected import by_engine, initiators, outcome, with_scripted
 
 IKE = (IKEV1_MAIN, IKEV1_AGGRESSIVE, IKEV2)
 OWN_PORT = 5500
@@ -36,7 +36,7 @@ def an_exchange_lives_on_4500_from_the_start(cell: Cell) -> None:
     cell.ping()
     expect(cell.seen.ike).at_least(6).each("behind the marker", is_marked)
     expect(cell.seen.on("lan").ike).each_field(sport=4500, dport=4500)
-    fakes = cell.spec.left == "strongswan" and cell.left.userland_esp
+    fakes = cell.left.engine == LIBIPSEC
     for message in detecting(cell.seen.on("lan").ike.sent_by(cell.endpoint("left").address)):
         source, destination = hashes_of_ends(message)
         assert carried_hashes(message)[0] == destination
@@ -111,7 +111,7 @@ def ports_of_ones_own_have_the_marker(cell: Cell) -> None:
     expect(cell.seen.on("lan").esp_in_udp).at_least(4).each_field(sport=OWN_PORT, dport=OWN_PORT)
 
 
-HEARS_ESP_ON_ANY_SOCKET = {"strongswan": lambda peer: peer.userland_esp}
+HEARS_ESP_ON_ANY_SOCKET = {"strongswan": by_engine(kernel=False, libipsec=True)}
 """Whether an initiator that has floated still takes ESP at its first port.
 
 charon 5.9.8 sets UDP_ENCAP on its NAT-T socket alone, so the kernel's ESP does not; libipsec gets everything.
@@ -132,7 +132,7 @@ def windows_answers_to_the_first_port(cell: Cell) -> None:
     expect(asked.exchange("IKE_SA_INIT")).each_field(sport=OWN_PORT, dport=4500).each("marked", is_marked)
     expect(asked.exchange("IKE_AUTH")).each_field(sport=4500, dport=4500).each("marked", is_marked)
     expect(to_left.ike.exchange("IKE_AUTH")).exactly(1).each_field(sport=4500, dport=OWN_PORT)
-    if HEARS_ESP_ON_ANY_SOCKET[cell.spec.left](cell.left):
+    if outcome(HEARS_ESP_ON_ANY_SOCKET, cell.left):
         cell.ping()
         cell.ping_back()
     else:

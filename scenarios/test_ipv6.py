@@ -9,7 +9,7 @@ import pytest
 from lab.capture.expect import expect
 from lab.cell import Cell
 from lab.nodes.node import Node
-from lab.peers.peer import FORCE, IKEV1_MAIN, IKEV2, MANUAL
+from lab.peers.peer import FORCE, IKEV1_MAIN, IKEV2, LIBIPSEC, MANUAL
 from lab.peers.traffic import TrafficError
 from lab.scenario import scenario
 from lab.wait import wait_until
@@ -216,7 +216,7 @@ def a_stateful_firewall_needs_encapsulation(cell: Cell) -> None:
     firewall.expire(1)
     cell.up(keepalive=0)
     rekeys_after_traffic(cell)
-    if cell.spec.left == "strongswan" and cell.left.userland_esp:
+    if cell.left.engine == LIBIPSEC:
         return
     cell.stop_peers()
     cell.recorder.clear()

@@ -2,8 +2,9 @@
 
 import itertools
 import time
-from collections.abc import Collection
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from lab.capture.expect import expect
 from lab.cell import Cell
@@ -12,14 +13,18 @@ from lab.net.rules import nat_rules
 from lab.peers.peer import IKEV1_MAIN, IKEV2, MANUAL, NAT_T_PORT
 from lab.scenario import scenario
 from lab.wait import wait_until
+from scenarios.expected import by_engine, outcome
 from scenarios.forging import SUITE, esp_by_hand, inner_packet
 from scenarios.injection import as_arriving, inject
 from scenarios.inner import Sink, came_before_now, inner_sink
 from scenarios.mapping import OTHER_ADDRESS, endpoint_of, flow, nat, outside, sent_back
 
 SAME = (("natt", "natt"), ("strongswan", "strongswan"))
-FOLLOW_ESP = ("natt",)
-"""Engines that ESP alone moves to another port; kernel-libipsec waits for an authenticated IKE message."""
+FOLLOWS_PORT = {"natt": True, "strongswan": by_engine(kernel=True, libipsec=False)}
+"""Whether ESP alone moves a right end to another port; kernel-libipsec waits for an authenticated IKE
+message."""
+FOLLOWS_ADDRESS = {"natt": False, "strongswan": by_engine(kernel=True, libipsec=False)}
+"""And to another address: of the dialects of PF_KEY that tell of a new mapping none moves an SA to one."""
 FIRST, FLOOD, BATCH = 1000, 10000, 100
 
 
@@ -33,16 +38,16 @@ def up(cell: Cell) -> tuple[str, int]:
     return outside(cell)
 
 
-def expect_moved(cell: Cell, before: tuple[str, int], by_esp: Collection[str] = FOLLOW_ESP) -> None:
+def expect_moved(cell: Cell, before: tuple[str, int], follows: Mapping[str, Any] = FOLLOWS_PORT) -> None:
     """After a change of mapping ESP from the new one is taken, and the right end comes to answer there.
 
-    Those engines `by_esp` do so at once, the others after an authenticated IKE message.
+    Where it `follows`, at once, otherwise after an authenticated IKE message.
     """
     with inner_sink(cell) as sink:
         assert came_before_now(cell, sink) == []
     after = outside(cell)
     assert after != before
-    if cell.spec.right in by_esp:
+    if outcome(follows, cell.right):
         wait_until(lambda: endpoint_of(sent_back(cell)) == after, f"ESP to {after}")
     else:
         assert endpoint_of(sent_back(cell)) == before
@@ -77,8 +82,7 @@ def after_a_new_address_esp_of_the_client_counts(cell: Cell) -> None:
     cell.ping()
     before = outside(cell)
     address = nat(cell).readdress()
-    # Of the dialects of PF_KEY that tell of a new mapping none moves an SA to another address.
-    expect_moved(cell, before, by_esp=())
+    expect_moved(cell, before, FOLLOWS_ADDRESS)
     assert outside(cell)[0] == str(address)
 
 

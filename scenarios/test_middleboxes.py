@@ -13,7 +13,7 @@ from lab.cell import Cell
 from lab.net.behaviour import Ports
 from lab.net.rules import nat_rules
 from lab.nodes.node import Node
-from lab.peers.peer import IKEV1_AGGRESSIVE, IKEV1_MAIN, IKEV2, MANUAL, PeerError
+from lab.peers.peer import IKEV1_AGGRESSIVE, IKEV1_MAIN, IKEV2, LIBIPSEC, MANUAL, PeerError
 from lab.peers.traffic import TrafficError
 from lab.scenario import scenario
 from lab.wait import wait_until
@@ -203,7 +203,7 @@ def stripped_vendor_ids_are_kept_by_a_start_on_4500(cell: Cell) -> None:
 
 def fails_without_nat_traversal(cell: Cell) -> None:
     """Both offer NAT traversal, neither sees it offered, nobody floats, and native ESP ends at the NAT."""
-    if getattr(cell.left, "userland_esp", False):
+    if cell.left.engine == LIBIPSEC:
         # kernel-libipsec has no ESP but that in UDP.
         with pytest.raises(PeerError, match="could not initiate"):
             cell.connect()
@@ -217,7 +217,7 @@ def fails_without_nat_traversal(cell: Cell) -> None:
     expect(cell.seen.where(lambda p: 4500 in (p.sport, p.dport), "with port 4500")).none()
     with pytest.raises(TrafficError):
         cell.ping(deadline=1)
-    if not getattr(cell.left, "userland_esp", False):
+    if cell.left.engine != LIBIPSEC:
         expect(cell.seen.on("lan").native_esp).some()
     expect(cell.seen.on("wan").esp).none()
 

@@ -5,7 +5,7 @@ from typing import Any
 from lab.capture.expect import expect
 from lab.cell import Cell
 from lab.ike.association import NO_ENCAPSULATION
-from lab.peers.peer import IKEV1_MAIN, IKEV2, NAT_T_PORT
+from lab.peers.peer import IKEV1_MAIN, IKEV2, KERNEL, LIBIPSEC, NAT_T_PORT
 from lab.scenario import scenario
 from lab.wait import wait_until
 from scenarios.mapping import nat, sent_back
@@ -75,7 +75,7 @@ def the_nat_disappears(cell: Cell) -> None:
         cell.until(
             lambda seen: seen.on("wan").marked_ike.sent_by(left.address), "IKE from the client's own address"
         )
-        if "strongswan" in (cell.spec.left, cell.spec.right) or cell.version == IKEV1_MAIN:
+        if LIBIPSEC in (cell.left.engine, cell.right.engine) or cell.version == IKEV1_MAIN:
             wait_until(lambda: has_moved(cell, NAT_T_PORT, before), "the responder's SA at the own address")
             wait_until(lambda: sent_back(cell).dst == left.address, "ESP to the client's own address")
             last = cell.seen[-1]
@@ -96,5 +96,7 @@ def the_nat_disappears(cell: Cell) -> None:
 
 
 def is_in_udp(peer: Any) -> bool:
-    """Whether a natt peer encapsulates what it sends."""
+    """Whether a peer encapsulates what it sends."""
+    if peer.engine == KERNEL:
+        return any(child.get("encap") == "yes" for sa in peer.sas() for child in sa["child-sas"].values())
     return bool(peer.manager.children[-1].outbound.encapsulation != NO_ENCAPSULATION)

@@ -1,11 +1,13 @@
 """What is left of a connection when the mapping changes within a rekey, or an end dies and comes back."""
 
+import contextlib
+
 import pytest
 
 from lab.capture.expect import expect
 from lab.cell import Cell
 from lab.ike.ikev2.config import Retransmission
-from lab.peers.peer import IKEV1_MAIN, IKEV2
+from lab.peers.peer import IKEV1_MAIN, IKEV2, KERNEL
 from lab.peers.traffic import TrafficError
 from lab.scenario import scenario
 from lab.wait import wait_until
@@ -83,7 +85,8 @@ def a_server_crashes(cell: Cell) -> None:
     old = cell.left.inbound_spis()
     cell.right.kill()
     cell.restart("right")
-    with pytest.raises(TrafficError):
+    # The kernel's SAs do not die with the daemon, which does not look for them when it comes back.
+    with contextlib.nullcontext() if cell.right.engine == KERNEL else pytest.raises(TrafficError):
         cell.ping(deadline=1)
     wait_until(lambda: not cell.left.has_ike and not cell.left.inbound_spis(), "the dead SA to go", 8)
     cell.left.connect()

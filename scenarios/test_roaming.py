@@ -5,7 +5,7 @@ from functools import partial
 from lab.capture.expect import expect
 from lab.cell import Cell
 from lab.ike.transport import Endpoint
-from lab.peers.peer import IKEV2, NAT_T_PORT
+from lab.peers.peer import IKEV2, LIBIPSEC, NAT_T_PORT
 from lab.peers.traffic import TrafficError
 from lab.scenario import scenario
 from lab.wait import wait_until
@@ -40,7 +40,7 @@ def go_to(cell: Cell, link: str) -> None:
 )
 def encapsulation_goes_on_and_off(cell: Cell) -> None:
     start(cell)
-    only_udp = "strongswan" in (cell.spec.left, cell.spec.right)
+    only_udp = LIBIPSEC in (cell.left.engine, cell.right.engine)
     sequence: dict[int | None, int] = {}
     for link, behind_nat in ((PUBLIC, False), (PRIVATE, True), (PUBLIC, False)):
         if sequence:

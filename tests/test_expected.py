@@ -2,6 +2,13 @@
 
 import subprocess
 import sys
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from lab.peers.peer import KERNEL, LIBIPSEC, NATT
+from scenarios.expected import by_engine, outcome
 
 REGISTERING = """
 from lab.peers import registry
@@ -45,3 +52,18 @@ def test_a_peer_of_which_nothing_is_known_joins_where_all_do_the_same() -> None:
     cells = cells_of("openiked", "ikev2")
     assert {"FLT-02", "VER-22"} <= scenarios_of(cells, "natt", "openiked")
     assert not {"VER-02", "ROB-17", "ROB-19"} & scenarios_of(cells, "natt", "openiked")
+
+
+def test_what_depends_on_the_engine_is_looked_up_by_it() -> None:
+    table = {"natt": 1, "strongswan": by_engine(kernel=2, libipsec=3)}
+    found = [
+        outcome(table, peer(*which))
+        for which in (("natt", NATT), ("strongswan", KERNEL), ("strongswan", LIBIPSEC))
+    ]
+    assert found == [1, 2, 3]
+    with pytest.raises(KeyError):
+        outcome(table, peer("strongswan", NATT))
+
+
+def peer(name: str, engine: str) -> Any:
+    return SimpleNamespace(name=name, engine=engine)

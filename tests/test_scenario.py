@@ -84,6 +84,13 @@ def test_a_feature_that_a_peer_does_not_declare_is_unsupported() -> None:
         cell.check_support()
 
 
+def test_a_feature_may_take_more_of_a_host_with_one_peer_than_with_another() -> None:
+    cells = declared(features=("honest-detection",), needs=("tshark",), versions=(IKEV2,)).cells()
+    by_pair = {(cell.left, cell.right): cell.needs for cell in cells}
+    assert by_pair["natt", "natt"] == ("tshark",)
+    assert by_pair["natt", "strongswan"] == by_pair["strongswan", "natt"] == ("tshark", "INET_ESP")
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -6,31 +6,17 @@ to, and new flows from outside are looked up in it. It holds whoever chose the p
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from typing import NamedTuple
 
-from lab.net.behaviour import Block, Filtering, Mapping, Ports
+from lab.net.behaviour import Filtering, Mapping, Ports
+from lab.net.blocking import EARLY
 from lab.net.model import Family
 from lab.net.nat import NatConfig
 from lab.net.rules import HAIRPIN_MARK, PROTOCOLS
 
 TABLE = "lab_nat"
-BLOCK_TABLE = "lab_block"
-EARLY = -450
-"""Before fragments are put together (NF_IP_PRI_CONNTRACK_DEFRAG is -400) and connections are tracked."""
 HASHES = 1024
 """How many outside ports a hash chooses from."""
-
-BLOCKS: dict[Block, tuple[str, ...]] = {
-    "esp": ("meta l4proto esp",),
-    "udp500": ("udp dport 500", "udp sport 500"),
-    "udp4500": ("udp dport 4500", "udp sport 4500"),
-    "fragments": ("ip frag-off & 0x3fff != 0", "meta nfproto ipv6 exthdr frag exists"),
-    "icmp_toobig": (
-        "icmp type destination-unreachable icmp code frag-needed",
-        "icmpv6 type packet-too-big",
-    ),
-}
 
 
 def nft_rules(nat: NatConfig) -> str:
@@ -59,17 +45,6 @@ def forget_rules(nat: NatConfig) -> str:
 def unlearn_rules(nat: NatConfig) -> str:
     """No table `lab_nat` at all."""
     return "".join(_replaced("ip" if family == 4 else "ip6", TABLE, []) for family in nat.families)
-
-
-def block_rules(blocked: Collection[Block], everything: bool = False) -> str:
-    """The table `lab_block`, which drops what is `blocked` on its way in and out; replaces an older one."""
-    matches = [match for verb in BLOCKS if verb in blocked for match in BLOCKS[verb]]
-    drops = ["drop"] if everything else [f"{match} drop" for match in matches]
-    chains = [
-        _chain("arriving", f"type filter hook prerouting priority {EARLY}", drops),
-        _chain("own", f"type filter hook output priority {EARLY}", drops),
-    ]
-    return _replaced("inet", BLOCK_TABLE, chains if drops else [])
 
 
 def _table(nat: NatConfig, family: Family) -> str:

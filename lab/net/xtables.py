@@ -6,11 +6,12 @@ import os
 import re
 import subprocess
 from contextlib import suppress
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Literal
 
+from lab.errors import UnavailableError
 from lab.net.errors import NetworkError
 from lab.net.model import Family
 from lab.net.namespace import Namespace
@@ -78,8 +79,25 @@ def xtables(namespace: Namespace, rules: str, backend: Backend, lock: Path, fami
 
 
 def nft(namespace: Namespace, rules: str) -> Restore:
-    """Start to load `rules` of nftables into `namespace`."""
+    """Start to load `rules` of nftables into `namespace`. Raises UnavailableError if the kernel has none."""
+    if not has_nf_tables():
+        raise UnavailableError("nft", f"nat {namespace.label}: this kernel has no nf_tables")
+    return _nft(namespace, rules)
+
+
+def _nft(namespace: Namespace, rules: str) -> Restore:
     return Restore(namespace, rules, ["nft", "-f", "-"], "nftables", {})
+
+
+@cache
+def has_nf_tables() -> bool:
+    """Whether the kernel takes a table of nftables at all."""
+    with Namespace.create("probe") as namespace:
+        try:
+            _nft(namespace, "table ip probe { }\n").finish()
+        except NetworkError:
+            return False
+    return True
 
 
 def tc(namespace: Namespace, *argv: str) -> None:

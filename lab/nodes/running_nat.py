@@ -11,6 +11,7 @@ from pathlib import Path
 
 from lab.net import conntrack
 from lab.net.behaviour import UNPRIVILEGED, Block, PortRange, Ports, Timeouts
+from lab.net.blocking import RAW_BLOCKS, block_rules, raw_block_rules
 from lab.net.builder import await_addresses, write_sysctl
 from lab.net.conntrack_watch import ConntrackWatch
 from lab.net.errors import NetworkError
@@ -19,12 +20,12 @@ from lab.net.model import Address, Family
 from lab.net.namespace import Namespace
 from lab.net.nat import NatConfig
 from lab.net.netlink import RouteSocket, address_request
-from lab.net.nft_rules import block_rules, forget_rules, nft_rules, unlearn_rules
+from lab.net.nft_rules import forget_rules, nft_rules, unlearn_rules
 from lab.net.plan import interface_index
 from lab.net.queue import Queue
 from lab.net.rules import INWARD, OUTWARD
 from lab.net.topology import Topology
-from lab.net.xtables import Backend, Restore, nft, xtables
+from lab.net.xtables import Backend, Restore, has_nf_tables, nft, xtables
 from lab.wait import wait_until
 
 Generator = Callable[[NatConfig], str]
@@ -35,7 +36,8 @@ EMPTY_QUEUES = "*raw\nCOMMIT\n*mangle\nCOMMIT\n"
 class RunningNat:
     """A NAT of a running network. Each verb but forget() changes `config` or `blocked` to what is true after.
 
-    All verbs raise NetworkError when the kernel refuses.
+    All verbs raise NetworkError when the kernel refuses, and UnavailableError where they need nf_tables that
+    it does not have.
     """
 
     def __init__(
@@ -198,12 +200,12 @@ class RunningNat:
     def outage(self) -> Iterator[None]:
         """Carry nothing for the block, and have forgotten everything after it."""
         self.tell("goes away")
-        nft(self._namespace, block_rules((), everything=True)).finish()
+        self._drop(frozenset(), everything=True)
         try:
             yield
         finally:
             self.forget()
-            nft(self._namespace, block_rules(self.blocked)).finish()
+            self._drop(self.blocked)
             self.tell("is back")
 
     def reboot(self, outage: float = 0.0) -> None:
@@ -223,8 +225,14 @@ class RunningNat:
         self._block(self.blocked - set(what) if what else frozenset())
 
     def _block(self, blocked: frozenset[Block]) -> None:
-        nft(self._namespace, block_rules(blocked)).finish()
+        self._drop(blocked)
         self.blocked = blocked
+
+    def _drop(self, blocked: frozenset[Block], everything: bool = False) -> None:
+        if has_nf_tables() or not blocked <= set(RAW_BLOCKS) or 6 in self.config.families:
+            nft(self._namespace, block_rules(blocked, everything)).finish()
+        else:
+            self._restore(raw_block_rules(blocked, everything), 4).finish()
 
     def expire(self, seconds: int = 1) -> None:
         """Shorten the timers of UDP: mappings that stay idle for `seconds` lapse, the present ones too."""
@@ -270,7 +278,8 @@ class RunningNat:
         """Route without translating or filtering for the block, and forget all connections after it."""
         self.tell("routes without translating")
         try:
-            finish([*self._emptied(), nft(self._namespace, unlearn_rules(self.config))])
+            learned = [nft(self._namespace, unlearn_rules(self.config))] if self.nft_rules else []
+            finish([*self._emptied(), *learned])
             yield
         finally:
             finish(self.loading())

@@ -46,6 +46,11 @@ class ImagePeer(Peer):
         """The image, and its version if it has one."""
         return f"{cls.image} {cls._release}".strip()
 
+    @property
+    def engine(self) -> str:
+        """See Peer.engine: an image does not say."""
+        return ""
+
     def start(self) -> None:
         """Write the connection, run the daemon, wait until it says that it is ready."""
         node = self.endpoint.node
@@ -191,7 +196,7 @@ def declared(name: str, image: str, labels: Mapping[str, str]) -> type[ImagePeer
     for version in versions:
         if version not in VERSIONS:
             raise ValueError(f"image {image}: {LABEL}versions: {version!r} is none of {', '.join(VERSIONS)}")
-    given = {field: frozenset(words) for field in _FIELDS if (words := _words(labels, field))}
+    given: dict[str, Any] = {field: frozenset(words) for field in _FIELDS if (words := _words(labels, field))}
     return type(
         "ImagePeer",
         (ImagePeer,),

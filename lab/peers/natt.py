@@ -78,6 +78,9 @@ class Natt(NattdPeer):
                 "redirect",
                 "delete-ike",
                 "shared-nat",
+                "follows-esp",
+                "native-esp",
+                "honest-detection",
             }
         ),
     )

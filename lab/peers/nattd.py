@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lab.natt.controlclient import ControlClient, ControlRefusedError
-from lab.peers.peer import Connection, Endpoint, Peer, PeerError
+from lab.peers.peer import NATT, Connection, Endpoint, Peer, PeerError
 
 CONTROL_DEADLINE = 5.0
 
@@ -54,6 +54,11 @@ class NattdPeer(Peer):
     def __init__(self, endpoint: Endpoint, connection: Connection) -> None:
         super().__init__(endpoint, connection)
         self._control: NattControl | None = None
+
+    @property
+    def engine(self) -> str:
+        """See Peer.engine."""
+        return NATT
 
     @property
     @abstractmethod

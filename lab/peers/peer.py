@@ -39,6 +39,9 @@ NON_IKE = "espinudp-non-ike"
 NAT_T_PORT = 4500
 IKE_PORT = 500
 
+KERNEL, LIBIPSEC, NATT = "kernel", "libipsec", "natt"
+"""Engines: what carries ESP for a peer. libipsec is strongSwan's in user space, natt this project's."""
+
 
 class PeerError(AssertionError):
     """A peer did not do what it was asked to; the text names the peer, the step and its own words."""
@@ -332,6 +335,8 @@ class Capabilities:
     """Those of OPTIONS that it honours."""
     features: frozenset[str] = field(default_factory=frozenset)
     """Free words a scenario may ask for, for example ``raw-datagrams`` or ``no-encapsulation``."""
+    feature_needs: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Host capabilities (lab.probe) that some of `features` take beyond Peer.needs."""
 
 
 class Peer(ABC):
@@ -349,6 +354,11 @@ class Peer(ABC):
         self.connection = connection
         self._program: Program | None = None
         """What start() started, running or not."""
+
+    @property
+    def engine(self) -> str:
+        """What carries its ESP: KERNEL, LIBIPSEC or NATT; empty where nobody knows."""
+        return KERNEL
 
     @classmethod
     @abstractmethod

@@ -31,6 +31,8 @@ from lab.peers.peer import (
     IKEV1_AGGRESSIVE,
     IKEV1_MAIN,
     IKEV2,
+    KERNEL,
+    LIBIPSEC,
     NAT_T_PORT,
     OFF,
     TRANSPORT,
@@ -135,12 +137,7 @@ class StrongSwan(Peer):
         encapsulations=frozenset({AUTO, FORCE, OFF}),
         groups=frozenset(GROUPS),
         ids=frozenset(IDS),
-        # kernel-libipsec has no extended sequence numbers, and refuses the 96-bit truncation of SHA-256.
-        esp=frozenset(
-            name
-            for name, suite in ESP_SUITES.items()
-            if not suite.esn and suite.integrity != "hmac-sha2-256-96"
-        ),
+        esp=frozenset(ESP_SUITES),
         options=frozenset({"further_esp", "inner_family", "nat_t_port", "wildcard"})
         | {
             "liveness",
@@ -155,7 +152,10 @@ class StrongSwan(Peer):
         }
         | {"identity", "initial_contact", "unique", "pool", "bypass", "spis"},
         features=frozenset({"ike", "keepalive", "nat-detection", "several-children"})
-        | {"rekey-ike", "delete-ike", "follows-ike", "redirect", "shared-nat"},
+        | {"rekey-ike", "delete-ike", "follows-ike", "redirect", "shared-nat"}
+        | {"follows-esp", "native-esp", "honest-detection"},
+        # libipsec neither tells of ESP from elsewhere nor does it without UDP, and fakes a NAT to get that.
+        feature_needs=dict.fromkeys(("follows-esp", "native-esp", "honest-detection"), ("INET_ESP",)),
     )
 
     def __init__(self, endpoint: Endpoint, connection: Connection) -> None:
@@ -166,11 +166,15 @@ class StrongSwan(Peer):
 
     @classmethod
     def needs(cls, connection: Connection) -> tuple[str, ...]:
-        """A child SA needs an ESP, and only the kernel's does more than tunnels in UDP."""
+        """A child SA needs an ESP, and only the kernel's does more than tunnels in UDP.
+
+        libipsec has no extended sequence numbers, and refuses the 96-bit truncation of SHA-256.
+        """
         base = ("charon", "vici")
         if not connection.child:
             return base
-        if connection.mode == "transport" or connection.encapsulation == OFF:
+        is_beyond = any(suite.esn or suite.integrity == "hmac-sha2-256-96" for suite in connection.suites)
+        if connection.mode == TRANSPORT or connection.encapsulation == OFF or is_beyond:
             return (*base, "INET_ESP")
         return base if probe("INET_ESP").present else (*base, "TUN", "kernel-libipsec")
 
@@ -203,9 +207,9 @@ class StrongSwan(Peer):
         return " ".join(words[:2]) or "strongSwan (release unknown)"
 
     @property
-    def userland_esp(self) -> bool:
-        """Whether this charon carries ESP itself (kernel-libipsec)."""
-        return self.connection.child and not probe("INET_ESP").present
+    def engine(self) -> str:
+        """See Peer.engine; without a child SA it is the kernel's, on any host."""
+        return LIBIPSEC if self.connection.child and not probe("INET_ESP").present else KERNEL
 
     def start(self) -> None:
         """Start charon, wait for READY=1 and for vici to answer, load the connection."""
@@ -215,7 +219,7 @@ class StrongSwan(Peer):
         configuration = node.write_file(
             "strongswan.conf",
             _CONFIGURATION.format(
-                plugins=_PLUGINS.format(backend=" kernel-libipsec" if self.userland_esp else ""),
+                plugins=_PLUGINS.format(backend=" kernel-libipsec" if self.engine == LIBIPSEC else ""),
                 keepalive=f"{self.connection.keepalive:g}s",
                 margin=f"{self.connection.keepalive_margin:g}s",
                 port=self.connection.first_port or IKE_PORT,
@@ -225,7 +229,7 @@ class StrongSwan(Peer):
                 retransmit_timeout=patience.first,
                 retransmit_base=patience.factor,
                 vici=vici_path,
-                libipsec="yes" if self.userland_esp else "no",
+                libipsec="yes" if self.engine == LIBIPSEC else "no",
                 marks=_MARKS if self.connection.bypass else "",
                 log=self._log,
                 key_log=self._key_log,

@@ -3,8 +3,9 @@ from ipaddress import IPv4Address, IPv6Address
 import pytest
 
 from lab.net.behaviour import PRESETS, Filtering, Mapping, Middlebox, Nat66, PortRange, Ports, Timeouts
+from lab.net.blocking import block_rules, raw_block_rules
 from lab.net.nat import NatConfig, StaticMapping
-from lab.net.nft_rules import block_rules, forget_rules, nft_rules
+from lab.net.nft_rules import forget_rules, nft_rules
 from lab.net.rules import nat66_rules, nat_rules
 
 DEFAULT = """\
@@ -326,6 +327,21 @@ table inet lab_block {
 """
     )
     assert block_rules([]) == "table inet lab_block {\n}\ndelete table inet lab_block\n"
+
+
+def test_where_there_is_no_nft_iptables_drops_it_before_it_is_tracked():
+    assert raw_block_rules(["udp500", "esp"]) == (
+        "*raw\n-A PREROUTING -p esp -j DROP\n"
+        "-A PREROUTING -p udp --dport 500 -j DROP\n-A PREROUTING -p udp --sport 500 -j DROP\n"
+        "-A OUTPUT -p esp -j DROP\n"
+        "-A OUTPUT -p udp --dport 500 -j DROP\n-A OUTPUT -p udp --sport 500 -j DROP\nCOMMIT\n"
+    )
+    assert raw_block_rules([]) == "*raw\nCOMMIT\n"
+    assert raw_block_rules([], everything=True) == (
+        "*raw\n-A PREROUTING  -j DROP\n-A OUTPUT  -j DROP\nCOMMIT\n"
+    )
+    with pytest.raises(KeyError):
+        raw_block_rules(["fragments"])
 
 
 def test_a_behaviour_in_words():

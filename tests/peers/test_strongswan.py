@@ -20,6 +20,8 @@ def test_what_it_needs_follows_from_the_connection() -> None:
     assert StrongSwan.needs(Connection("ikev2", child=False)) == ("charon", "vici")
     assert "INET_ESP" in StrongSwan.needs(Connection("ikev2", mode="transport"))
     assert "INET_ESP" in StrongSwan.needs(Connection("ikev2", encapsulation="off"))
+    assert "INET_ESP" in StrongSwan.needs(Connection("ikev2", esp="aes-gcm-16-esn"))
+    assert "INET_ESP" in StrongSwan.needs(Connection("ikev2", esp="aes-cbc-hmac-sha2-256-96"))
 
 
 def test_release_names_the_installed_version() -> None:
