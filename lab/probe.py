@@ -247,7 +247,7 @@ _PROBES: dict[str, tuple[Callable[[], str], str]] = {
     "charon": (lambda: _program(CHARON, "charon-systemd"), "the strongswan peer"),
     "vici": (_vici, "the strongswan peer: it is driven over vici"),
     "kernel-libipsec": (_libipsec, "strongSwan where the kernel has no ESP"),
-    "iked": (lambda: _program(IKED, "openiked"), "the openiked+natt peer"),
+    "iked": (lambda: _program(IKED, "openiked"), "the openiked and openiked+natt peers"),
     "racoon": (_racoon, "the racoon+natt peer"),
     "seccomp-notify": (_seccomp_notify, "unmodified key managers on natt's stack (nattd run)"),
     "UDP_ENCAP": (lambda: _udp_encap(2), "comparing our demultiplexing with this kernel's (RFC 3948)"),

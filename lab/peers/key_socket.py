@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -46,10 +47,14 @@ class KeyAnswer:
 
 
 class KeySocket:
-    """A connection to the PF_KEY socket at `path`, whose messages are of `dialect`. PeerError on silence."""
+    """A connection to the PF_KEY socket at path `end`, or an AF_KEY socket of a kernel.
 
-    def __init__(self, path: Path, dialect: str) -> None:
-        self._connection = PfKeyConnection(str(path), host_abi(Dialect(dialect)))
+    Messages are of `dialect`. PeerError on silence.
+    """
+
+    def __init__(self, end: Path | socket.socket, dialect: str) -> None:
+        path_or_socket = str(end) if isinstance(end, Path) else end
+        self._connection = PfKeyConnection(path_or_socket, host_abi(Dialect(dialect)))
 
     def octets(
         self, text: str, type: str = "", *, original_destination: str = "", fragment: int = 0
@@ -116,14 +121,30 @@ class KeySocket:
 
     def dump(self) -> list[str]:
         """Every SA as a setkey statement."""
+        return [answer.statement() for answer in self.listed()]
+
+    def listed(self) -> list[KeyAnswer]:
+        """Every SA."""
         answers = self.ask_for_all(self.octets("dump ;"))
-        return [] if answers[-1].error == "ENOENT" else [answer.statement() for answer in answers]
+        return [] if answers[-1].error == "ENOENT" else answers
 
     def register(self) -> None:
         """Ask to be told what concerns ESP: ACQUIRE, EXPIRE, new mappings."""
         answer = self.ask(self._encode(Message(MessageType.REGISTER, SaType.ESP)))
         if answer.error:
             raise PeerError(f"PF_KEY refuses REGISTER: {answer.error}")
+
+    def hear_everything(self) -> None:
+        """Be told of every message of every session from now on (X_PROMISC). PeerError if refused."""
+        answer = self.ask(self._encode(Message(MessageType.X_PROMISC, 1)))
+        if answer.error:
+            raise PeerError(f"PF_KEY refuses X_PROMISC: {answer.error}")
+
+    def overheard(self) -> list[KeyAnswer]:
+        """What has come since this was asked last, in order, without waiting."""
+        with contextlib.suppress(TimeoutError):
+            self._connection.take(lambda message: False, 0)
+        return [_answer(heard) for heard in self._connection.take_kept(bool)]
 
     def notice(self, type: str) -> KeyAnswer:
         """The next message of a type that nobody asked for."""

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from lab.peers.natt import Natt
 from lab.peers.openiked import OpenIked
+from lab.peers.openiked_natt import OpenIkedOnNatt
 from lab.peers.peer import MANUAL, Peer
 from lab.peers.racoon import Racoon
 from lab.peers.scripted import ScriptedNatt
 from lab.peers.strongswan import StrongSwan
 
-PEERS: dict[str, type[Peer]] = {peer.name: peer for peer in (Natt, StrongSwan, OpenIked, Racoon)}
+PEERS: dict[str, type[Peer]] = {
+    peer.name: peer for peer in (Natt, StrongSwan, OpenIked, OpenIkedOnNatt, Racoon)
+}
 
 
 def add(peer: type[Peer]) -> None:

@@ -28,16 +28,16 @@ class Heard(NamedTuple):
 
 
 class PfKeyConnection:
-    """One session. OSError when nobody listens at `path`.
+    """One session with the daemon that listens at path `end`, or over the socket `end`, such as a kernel's.
 
-    Messages that came while another was awaited are kept, in order.
+    OSError when nobody listens. Messages that came while another was awaited are kept, in order.
     """
 
-    def __init__(self, path: str, abi: Abi) -> None:
+    def __init__(self, end: str | socket.socket, abi: Abi) -> None:
         self.abi = abi
         self._numbers = itertools.count(1)
         self._kept: list[Heard] = []
-        self._socket = connected(path, socket.SOCK_SEQPACKET)
+        self._socket = connected(end, socket.SOCK_SEQPACKET) if isinstance(end, str) else end
 
     def fileno(self) -> int:
         """Descriptor to wait on."""

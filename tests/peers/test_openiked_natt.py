@@ -18,7 +18,7 @@ from lab.natt.pfkey.message import Message, decode, encode
 from lab.natt.pfkey.numbers import Dialect, Ext, MessageType
 from lab.natt.pfkey.transport import host_abi
 from lab.nodes.network import Network
-from lab.peers.openiked import OpenIked
+from lab.peers.openiked_natt import OpenIkedOnNatt
 from lab.peers.peer import Connection, UnsupportedError
 from lab.peers.traffic import TrafficError
 from lab.probe import probe
@@ -27,7 +27,7 @@ from lab.wait import wait_until
 
 pytestmark = [
     pytest.mark.skipif(not probe(name).present, reason=f"{name}: {probe(name).detail}")
-    for name in OpenIked.needs(Connection("ikev2"))
+    for name in OpenIkedOnNatt.needs(Connection("ikev2"))
 ]
 LINUX = host_abi(Dialect.LINUX)
 TABLE = "4500"
@@ -60,7 +60,7 @@ def rules(peer: Any) -> str:
 
 
 def test_release_names_the_installed_version() -> None:
-    assert OpenIked.release() == "OpenIKED 7.2"
+    assert OpenIkedOnNatt.release() == "OpenIKED 7.2"
 
 
 def test_what_it_does_not_do_it_says() -> None:
@@ -71,7 +71,7 @@ def test_what_it_does_not_do_it_says() -> None:
         (Connection("ikev2", esp="aes-cbc-hmac-sha1", child_lifetime=1.0), "child_lifetime 1"),
     ):
         with pytest.raises(UnsupportedError, match=words):
-            OpenIked.check(connection)
+            OpenIkedOnNatt.check(connection)
 
 
 @pytest.mark.parametrize("pair", [("openiked+natt", "strongswan"), ("strongswan", "openiked+natt")])
