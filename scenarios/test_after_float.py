@@ -124,7 +124,7 @@ def deletes_go_to_4500_marked(cell: Cell) -> None:
         wait_until(lambda other=other: not cell.peer(other).inbound_spis(), f"no child SA at the {other} end")  # type: ignore[misc]
 
 
-ANSWERS_ONCE = ("natt", "strongswan", "openiked+natt")
+ANSWERS_ONCE = ("natt", "strongswan", "openiked", "openiked+natt")
 """Peers that answer a repeated message once, or not at all; racoon sends more."""
 
 
@@ -151,7 +151,7 @@ def old_messages_on_500_move_nothing_back(cell: Cell) -> None:
         cell.ping()
 
 
-REKEYS_AS_RESPONDER = ("natt", "strongswan", "openiked+natt")
+REKEYS_AS_RESPONDER = ("natt", "strongswan", "openiked", "openiked+natt")
 """Responders that replace a child SA; racoon leaves that to the initiator."""
 
 

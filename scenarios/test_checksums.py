@@ -34,6 +34,7 @@ SO_NO_CHECK = 11
 EXPECTED = {
     "natt": "zero",
     "strongswan": by_engine(kernel="zero", libipsec="right"),
+    "openiked": "zero",
     "openiked+natt": "zero",
     "racoon+natt": "zero",
 }

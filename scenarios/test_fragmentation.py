@@ -51,7 +51,7 @@ def is_large(packet: Seen) -> bool:
     return (packet.ip_length or 0) > 1400
 
 
-FRAGMENTS_OUTSIDE = {"natt": False, "strongswan": True, "openiked+natt": False}
+FRAGMENTS_OUTSIDE = {"natt": False, "strongswan": True, "openiked": False, "openiked+natt": False}
 """What each does once it knows the path: natt tells the inner sender to send less, charon's plain UDP socket
 lets the kernel cut what is too big."""
 DESTINATION_UNREACHABLE, FRAGMENTATION_NEEDED = 3, 4

@@ -146,7 +146,7 @@ def nat_d_elsewhere_is_ignored(cell: Cell) -> None:
     assert cell.right.is_alive()
 
 
-ESCAPES = ("natt", "strongswan", "openiked+natt")
+ESCAPES = ("natt", "strongswan", "openiked", "openiked+natt")
 """Peers that show no control character of a message in their logs as it came; racoon does."""
 
 

@@ -42,6 +42,8 @@ def nat_detection(**changes: object) -> list[Deviation]:
 IPV4, FQDN, IPV6 = (bytes((kind, 0, 0, 0)) for kind in (1, 2, 5))
 """Identification type and reserved octets of NAT-OA (RFC 3947 section 5.2)."""
 
+IKED_DROPS = {"openiked": DROPPED, "openiked+natt": DROPPED}
+
 MALFORMED: dict[str, dict[str, tuple[Sequence[Deviation], dict[str, str]]]] = {
     IKEV1_MAIN: {
         "NAT-D of 4 octets": (nat_d(keep=4), {"natt": DROPPED, "strongswan": ESTABLISHED}),
@@ -60,23 +62,23 @@ MALFORMED: dict[str, dict[str, tuple[Sequence[Deviation], dict[str, str]]]] = {
     IKEV2: {
         "hash of 4 octets": (
             nat_detection(keep=8),
-            {"natt": ESTABLISHED, "strongswan": REFUSED, "openiked+natt": DROPPED},
+            {"natt": ESTABLISHED, "strongswan": REFUSED, **IKED_DROPS},
         ),
         "no hash": (
             nat_detection(keep=4),
-            {"natt": ESTABLISHED, "strongswan": REFUSED, "openiked+natt": DROPPED},
+            {"natt": ESTABLISHED, "strongswan": REFUSED, **IKED_DROPS},
         ),
         "half a notify": (
             nat_detection(keep=2),
-            {"natt": REFUSED, "strongswan": REFUSED, "openiked+natt": DROPPED},
+            {"natt": REFUSED, "strongswan": REFUSED, **IKED_DROPS},
         ),
         "empty notify": (
             nat_detection(body=b""),
-            {"natt": REFUSED, "strongswan": REFUSED, "openiked+natt": DROPPED},
+            {"natt": REFUSED, "strongswan": REFUSED, **IKED_DROPS},
         ),
         "hash of 400 octets": (
             nat_detection(body=NAT_DETECTION_SOURCE_IP + bytes(400)),
-            {"natt": ESTABLISHED, "strongswan": REFUSED, "openiked+natt": DROPPED},
+            {"natt": ESTABLISHED, "strongswan": REFUSED, **IKED_DROPS},
         ),
         "300 notifies": (
             [
@@ -84,7 +86,7 @@ MALFORMED: dict[str, dict[str, tuple[Sequence[Deviation], dict[str, str]]]] = {
                     Match(exchange=IKE_SA_INIT), Which(type=NOTIFY, prefix=NAT_DETECTION_SOURCE_IP), 300
                 )
             ],
-            {"natt": ESTABLISHED, "strongswan": REFUSED, "openiked+natt": DROPPED},
+            {"natt": ESTABLISHED, "strongswan": REFUSED, **IKED_DROPS},
         ),
     },
 }
@@ -93,7 +95,7 @@ length, so a wrong one is a NAT; it does not use NAT-OA, so only its form can be
 wrong hash for a NAT as well, and as many as there are (RFC 7296 section 2.23)."""
 
 
-JUDGES = ("natt", "strongswan", "openiked+natt")
+JUDGES = ("natt", "strongswan", "openiked", "openiked+natt")
 """Peers of which it is known what they make of these."""
 
 

@@ -79,7 +79,7 @@ def a_mobike_client_updates_after_a_remap(cell: Cell) -> None:
     recovers(cell)
 
 
-REKEYS = ("natt", "strongswan", "openiked+natt")
+REKEYS = ("natt", "strongswan", "openiked", "openiked+natt")
 """Peers that replace a child SA in either role, and take fragments of IKE; racoon as the responder leaves the
 former to the initiator, and is not told to do the latter."""
 

@@ -10,8 +10,8 @@ from .extensions import Algorithm, Combination, Proposal, Sa, Supported
 from .numbers import Dialect, Ext, PfKeyError, SaType
 
 _ENCRYPTIONS = {
-    3: "3des-cbc",
     11: "null",
+    3: "3des-cbc",
     12: "aes-cbc",
     13: "aes-ctr",
     18: "aes-gcm-8",
@@ -28,6 +28,7 @@ _INTEGRITIES = {
 _SHA256 = 5
 _NONE = (0, 251)
 _LARGEST = {"auth": 251, "encrypt": 253}
+_NULL_INTEGRITY = Algorithm(251, 0, 0, 0)
 _DAY = 86400
 _HOUR = 3600
 
@@ -60,9 +61,11 @@ def algorithm_numbers(sa: SecurityAssociation) -> tuple[int, int]:
     return auth, encrypt
 
 
-def _encryption(number: int) -> Algorithm:
+def _encryption(number: int, dialect: Dialect) -> Algorithm:
+    """Linux tells 8 octets of IV for every cipher that has one."""
     spec = ENCRYPTIONS[_ENCRYPTIONS[number]]
-    ivlen = {"null": 0, "aes-cbc": 16}.get(_ENCRYPTIONS[number], 8)
+    block = 8 if dialect is Dialect.LINUX else 16
+    ivlen = {"null": 0, "aes-cbc": block}.get(_ENCRYPTIONS[number], 8)
     return Algorithm(number, ivlen, 8 * spec.key_lengths[0], 8 * spec.key_lengths[-1])
 
 
@@ -71,20 +74,24 @@ def _integrity(number: int) -> Algorithm:
     return Algorithm(number, 0, bits, bits)
 
 
-def supported(satype: int) -> tuple[Supported, ...]:
-    """What REGISTER answers: the algorithms of an SA type, nothing for types this engine does not do."""
+def supported(satype: int, dialect: Dialect) -> tuple[Supported, ...]:
+    """What REGISTER answers: the algorithms of an SA type, nothing for types this engine does not do.
+
+    They stand in the order of Linux, which lists no AEADs but for every type those of ESP.
+    """
     if satype not in (SaType.ESP, SaType.UNSPEC):
         return ()
+    none = (_NULL_INTEGRITY,) if dialect is Dialect.LINUX else ()
     return (
-        Supported(Ext.SUPPORTED_AUTH, tuple(map(_integrity, _INTEGRITIES))),
-        Supported(Ext.SUPPORTED_ENCRYPT, tuple(map(_encryption, _ENCRYPTIONS))),
+        Supported(Ext.SUPPORTED_AUTH, (*none, *map(_integrity, _INTEGRITIES))),
+        Supported(Ext.SUPPORTED_ENCRYPT, tuple(_encryption(number, dialect) for number in _ENCRYPTIONS)),
     )
 
 
-def proposal() -> Proposal:
+def proposal(dialect: Dialect) -> Proposal:
     """What ACQUIRE suggests: the algorithms of RFC 8221 that are not discouraged, strongest first."""
     combinations = []
-    for encrypt in map(_encryption, (20, 12, 13)):
+    for encrypt in (_encryption(number, dialect) for number in (20, 12, 13)):
         ranges = (encrypt.minbits, encrypt.maxbits)
         for auth in [None] if encrypt.id == 20 else [_integrity(number) for number in (7, 6, 5, 3)]:
             combinations.append(

@@ -208,7 +208,10 @@ class AssociationRequests:
             state.larvals.remove(larval)
             return [Reply(Target.ALL, message.answer(*describe_larval(state, larval)))]
         sa = self._existing(spi, ends)
-        described = describe_sa(state, sa, limits=())
+        if self._dialect is Dialect.LINUX:
+            described = describe_sa(state, sa, keys=True, is_deleted=True)
+        else:
+            described = describe_sa(state, sa, limits=())
         self._remove(sa)
         self._resolution.touched(sa)
         return [Reply(Target.ALL, message.answer(*described))]

@@ -59,15 +59,19 @@ def encapsulation(state: KeyState, sa: SecurityAssociation) -> list[Extension]:
 
 
 def describe_sa(
-    state: KeyState, sa: SecurityAssociation, *, keys: bool = False, limits: tuple[Ext, ...] | None = None
+    state: KeyState,
+    sa: SecurityAssociation,
+    *,
+    keys: bool = False,
+    limits: tuple[Ext, ...] | None = None,
+    is_deleted: bool = False,
 ) -> tuple[Extension, ...]:
     """All there is to tell of an SA; `limits` chooses lifetimes beside CURRENT, both unless given."""
     record = record_of(state, sa)
     if limits is None:
         limits = (Ext.LIFETIME_HARD, Ext.LIFETIME_SOFT)
-    told: list[Extension] = [
-        Sa(sa.spi, record.replay, int(sa.state), record.auth, record.encrypt, record.flags)
-    ]
+    shown = State.DEAD if is_deleted else sa.state
+    told: list[Extension] = [Sa(sa.spi, record.replay, int(shown), record.auth, record.encrypt, record.flags)]
     for kind in limits:
         told.append(_limits(kind, sa.hard if kind is Ext.LIFETIME_HARD else sa.soft))
     told += [

@@ -72,7 +72,7 @@ class Acquires:
             host_address(Ext.ADDRESS_SRC, source),
             host_address(Ext.ADDRESS_DST, destination),
             Policy(PolicyType.IPSEC, PolicyDirection.OUTBOUND, entry.policy.id, entry.policy.priority),
-            proposal(),
+            proposal(self._state.abi.dialect),
         )
         message = Message(MessageType.ACQUIRE, SaType.ESP, self._seq, extensions=extensions)
         return [Reply(Target.REGISTERED, message)]

@@ -146,7 +146,7 @@ class PfKeyServer:
         """Be told of one SA type from now on; the answer lists the algorithms."""
         message, registered = request.message, request.session.registered
         known_type(message)
-        answer = message.answer(*supported(message.satype))
+        answer = message.answer(*supported(message.satype, self._abi.dialect))
         if message.satype == SaType.UNSPEC:
             return [Reply(Target.SENDER, answer)]
         if message.satype in registered:

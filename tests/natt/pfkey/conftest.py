@@ -1,4 +1,4 @@
-"""PF_KEY octets recorded between racoon 0.9.1 and Linux 6.1, and servers to speak to."""
+"""PF_KEY octets recorded between racoon 0.9.1, OpenIKED 7.2 and Linux 6.1, and servers to speak to."""
 
 from __future__ import annotations
 

@@ -513,8 +513,11 @@ def test_get_and_delete(engine: Make, dialect: Dialect) -> None:
         assert kernel.refused(without(about(number), Ext.ADDRESS_DST)) == errno.EINVAL
         assert kernel.refused(replace(about(number), satype=SaType.AH)) == errno.ESRCH
     answer = kernel.ask(about(MessageType.DELETE))
-    assert not any(isinstance(one, Key) for one in answer.extensions)
-    assert spi_of(answer) == 0x1001
+    told = answer.find(Ext.SA, Sa)
+    assert told is not None
+    assert (told.spi, told.state) == (0x1001, State.MATURE if dialect.is_bsd else State.DEAD)
+    for kind in (Ext.KEY_AUTH, Ext.KEY_ENCRYPT, Ext.LIFETIME_HARD, Ext.LIFETIME_SOFT):
+        assert answer.has(kind) != dialect.is_bsd
     assert (len(kernel.sadb), sa.state) == (0, State.DEAD)
     assert kernel.refused(about(MessageType.DELETE)) == NO_SUCH_SA[dialect]
 
