@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lab.capture.recorder import CapturePoint, Recorder
 from lab.capture.seen import Ports
-from lab.cell import Cell, require_for
+from lab.cell import Cell, needs_of
 from lab.net import topology_file
 from lab.net.errors import EngineError
 from lab.nodes.network import Network
@@ -32,10 +32,10 @@ def opened(spec: CellSpec, scratch: Path, seed: int = 0, places: Places = EVERYT
     """
     spec.check_support()
     connection = spec.make_connection()
-    for name in (spec.left, spec.right):
-        require_for(driver(name, spec.version), connection, places)
-    require(*spec.needs)
     topology = topology_file.load(spec.topology)
+    drivers = [driver(name, spec.version) for name in (spec.left, spec.right)]
+    wanted = [need for each in drivers for need in needs_of(each, connection, places)]
+    require(*BASE_NEEDS, *wanted, *spec.needs, *topology.needs)
     peers = topology.peers
     for side in set(places.containers(topology, spec.left, spec.right)).intersection(peers):
         chosen = driver(spec.peer_at(side), spec.version)

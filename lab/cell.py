@@ -177,7 +177,7 @@ class Cell:
         try:
             for name in (self.spec.left, self.spec.right):
                 PEERS[name].check(connection)
-                require_for(PEERS[name], connection, self._places)
+                require(*needs_of(PEERS[name], connection, self._places))
         except (UnsupportedError, UnavailableError):
             return False
         return True
@@ -224,7 +224,7 @@ class Cell:
     def _start(self, end: Endpoint, connection: Connection) -> None:
         chosen = driver(self.spec.peer_at(end.name), self.version)
         chosen.check(connection)
-        require_for(chosen, connection, self._places)
+        require(*needs_of(chosen, connection, self._places))
         peer = self._peers[end.name] = chosen(end, connection)
         with self.journal.step(end.name, f"starts {peer.name}"):
             peer.start()
@@ -356,10 +356,10 @@ class Cell:
         )
 
 
-def require_for(chosen: type[Peer], connection: Connection, places: Places) -> None:
-    """Raise UnavailableError if this host lacks what `chosen` needs and its image does not bring."""
+def needs_of(chosen: type[Peer], connection: Connection, places: Places) -> list[str]:
+    """Capabilities that `chosen` needs of this host: its image may bring some."""
     brings = PROGRAMS if places.brings_own_programs(chosen.name) else frozenset()
-    require(*(need for need in chosen.needs(connection) if need not in brings))
+    return [need for need in chosen.needs(connection) if need not in brings]
 
 
 def _times(count: int) -> str:

@@ -16,18 +16,22 @@ from typing import Any
 import pytest
 from _pytest.runner import runtestprotocol
 
+from lab import guests
 from lab.building import opened
 from lab.cell import Cell
 from lab.errors import MisuseError
+from lab.guests import Guests
 from lab.net import scratch, topology_file
 from lab.net.errors import EngineError
 from lab.net.keeper import die_with_parent
 from lab.net.model import TopologyError, listed
 from lab.nodes.crash import ProgramCrashError
+from lab.nodes.guest.errors import GuestDiedError, GuestError
 from lab.nodes.places import NAMESPACE, PLACES, Places
 from lab.peers import registry
 from lab.peers.image_peer import declared
 from lab.peers.registry import PEERS
+from lab.probe import UnavailableError
 from lab.report.clock import utc
 from lab.report.folder import ReportFolder
 from lab.report.gatherer import GATHERER, MISUSE, Gatherer
@@ -48,6 +52,7 @@ _seed_key = pytest.StashKey[int]()
 _places_key = pytest.StashKey[Places]()
 _selection_key = pytest.StashKey[Selection]()
 _on_failure_key = pytest.StashKey[OnFailure]()
+_guests_key = pytest.StashKey[Guests]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -74,6 +79,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--seed", type=int, metavar="N",
                     help="of what the lab draws by chance (default: another one each time)")  # fmt: skip
     on_failure.add_options(group)
+    guests.add_options(group)
     group.addoption(
         "--keep-evidence", action="store_true", help="keep captures and logs of cells that passed, too"
     )
@@ -111,6 +117,13 @@ def pytest_configure(config: pytest.Config) -> None:
         config.stash[_seed_key] = secrets.randbits(32) if seed is None else seed
         full = config.getoption("--full-report")
         config.pluginmanager.register(Gatherer(config, folder, full, config.stash[_seed_key]), GATHERER)
+    config.stash[_guests_key] = Guests(config, config.stash[_folder_key].create, config.stash[_seed_key])
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """End the guests."""
+    if _guests_key in config.stash:
+        config.stash[_guests_key].close()
 
 
 def _peer(text: str) -> tuple[str, str]:
@@ -138,6 +151,7 @@ def pytest_configure_node(node: Any) -> None:
     """Tell an xdist worker where this run's report is."""
     node.workerinput[_WORKER_KEY] = str(node.config.stash[_folder_key].path)
     node.workerinput[_WORKER_SEED] = node.config.stash[_seed_key]
+    node.workerinput[guests.POOL] = node.config.stash[_guests_key].socket
 
 
 class CellItem(pytest.Function):
@@ -150,6 +164,10 @@ class CellItem(pytest.Function):
         self.rerun = _rerun(self)
         self.has_crashed = False
         """Whether the attempt that goes on found a crash."""
+        self.lacking: UnavailableError | None = None
+        """What the attempt that goes on found missing here."""
+        self.instead: Exception | None = None
+        """What is known of the cell before it is run here."""
         self.running: Cell | None = None
         self.send: Callable[[Reports], None] | None = None
         self.phases: Reports = []
@@ -180,7 +198,14 @@ class CellItem(pytest.Function):
             source=entry.source,
             ticket=spec.known_failure.ticket if spec.known_failure is not None else "",
             rerun=self.rerun,
+            guest=self.config.stash[_guests_key].description,
         )
+
+    def setup(self) -> None:
+        """Set up, unless it is known what would come of it."""
+        if self.instead is not None:
+            raise self.instead
+        super().setup()
 
     def run(self, nextitem: pytest.Item | None, send: Callable[[Reports], None] | None = None) -> Reports:
         """Run the phases of an attempt; `send` is for reports that cannot wait for the last of them."""
@@ -214,8 +239,9 @@ class CellItem(pytest.Function):
 
 def _placed(config: pytest.Config) -> list[str]:
     """The options that put nodes where they are in this run."""
-    places = config.stash[_places_key]
+    places, kernel = config.stash[_places_key], config.stash[_guests_key].kernel
     options = [] if places.default == NAMESPACE else [f"--nodes={places.default}"]
+    options += [f"--kernel={shlex.quote(kernel)}"] if kernel else []
     return options + [f"--peer={shlex.quote(f'{name}={image}')}" for name, image in places.images.items()]
 
 
@@ -317,14 +343,65 @@ def cell(request: pytest.FixtureRequest) -> Iterator[Cell]:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
-    """Run a cell; try one that went wrong a second time, so that a flake is told from a failure."""
-    if not isinstance(item, CellItem):
+    """Run a cell, on this kernel or in a guest."""
+    chosen = item.config.stash[_guests_key]
+    if not isinstance(item, CellItem) and not chosen.runs_all:
         return None
     item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
+    if not isinstance(item, CellItem):
+        reports = _in_guest(item)
+    elif chosen.runs_all:
+        reports = _cell_in_guest(item, nextitem)
+    else:
+        reports = _here(item, nextitem)
+        if item.lacking is not None and chosen.can_have(item.lacking.missing):
+            reports = _where_possible(item, nextitem, item.lacking)
+    for report in reports:
+        item.ihook.pytest_runtest_logreport(report=report)
+    item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+    return True
+
+
+def _in_guest(item: pytest.Item) -> Reports:
+    """Run a test that is no cell in a guest."""
+    try:
+        return item.config.stash[_guests_key].run(item.nodeid)
+    except (GuestDiedError, GuestError) as error:
+        return [pytest.TestReport(item.nodeid, item.location, {}, "failed", str(error), "call")]
+
+
+def _cell_in_guest(item: CellItem, nextitem: pytest.Item | None) -> Reports:
+    """Run a cell in a guest, and tell it here when that came to nothing."""
+    try:
+        return item.config.stash[_guests_key].run(item.nodeid)
+    except GuestError as error:
+        item.instead = UnavailableError("guest", str(error))
+    except GuestDiedError as error:
+        item.instead = error
+    return _here(item, nextitem)
+
+
+def _where_possible(item: CellItem, nextitem: pytest.Item | None, lacking: UnavailableError) -> Reports:
+    """Run a cell in a guest that may have what this host lacks; the reason says why one has not."""
+    cells = [other.spec for other in item.session.items if isinstance(other, CellItem)]
+    if item.config.stash[_guests_key].is_left_out(item.spec, cells):
+        item.instead = guests.unavailable(lacking, "a guest may have it: name this cell to run it there")
+        return _here(item, nextitem)
+    reports = _cell_in_guest(item, nextitem)
+    if isinstance(item.instead, UnavailableError):
+        item.instead = guests.unavailable(lacking, item.instead.reason)
+        reports = _here(item, nextitem)
+    return reports
+
+
+def _here(item: CellItem, nextitem: pytest.Item | None) -> Reports:
+    """Run a cell; try one that went wrong a second time, so that a flake is told from a failure."""
+    if item.instead is not None:
+        item.trial.attempts.clear()
     item.tell(started=utc(time.time()))
     reports = _attempt(item, nextitem)
     is_tried_once = item.config.getoption("--no-retry") or item.config.stash[_on_failure_key].is_wanted
-    if item.trial.current.verdict.is_bad and not is_tried_once:
+    if item.trial.current.verdict.is_bad and not is_tried_once and item.instead is None:
         reports = _attempt(item, nextitem)
     result = item.trial.result()
     path, line = item.reportinfo()[:2]
@@ -337,13 +414,11 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
     ]
     for report in reports:
         report.user_properties = properties
-        item.ihook.pytest_runtest_logreport(report=report)
-    item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
-    return True
+    return reports
 
 
 def _attempt(item: CellItem, nextitem: pytest.Item | None) -> list[pytest.TestReport]:
-    item.has_crashed = False
+    item.has_crashed, item.lacking = False, None
     item.trial.begin()
     is_kept = item.config.stash[_on_failure_key].keeps
     reports = in_child(item, lambda send: item.run(None, send)) if is_kept else item.run(nextitem)
@@ -370,5 +445,7 @@ def pytest_runtest_makereport(
         verdict, reason = judge(call)
         item.trial.add_phase(verdict, reason, call.duration)
         item.has_crashed = item.has_crashed or is_crash(call)
+        if call.excinfo is not None and isinstance(call.excinfo.value, UnavailableError):
+            item.lacking = call.excinfo.value
         item.phases.append(report)
     return report

@@ -34,6 +34,8 @@ SECCOMP_ACTIONS = "/proc/sys/kernel/seccomp/actions_avail"
 
 PROGRAMS = frozenset({"charon", "vici", "kernel-libipsec"})
 """Capabilities that are files of a peer: one that runs in an image of its own brings them."""
+IN_GUESTS = frozenset({"INET_ESP", "NET_KEY", "UDP_ENCAP_NON_IKE", "netem"})
+"""Capabilities of a kernel, which a guest with another kernel brings."""
 
 
 @dataclass(frozen=True)
@@ -285,8 +287,8 @@ def names() -> list[str]:
 
 
 def require(*wanted: str) -> None:
-    """Raise UnavailableError for the first of `wanted` that this host lacks."""
-    for name in wanted:
+    """Raise UnavailableError for the first of `wanted` that is missing, last for what a guest may have."""
+    for name in sorted(wanted, key=lambda name: name in IN_GUESTS):
         found = probe(name)
         if not found.present:
             raise UnavailableError(name, found.detail)

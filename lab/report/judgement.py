@@ -12,6 +12,7 @@ from lab.capture.packets import Packets
 from lab.capture.tap import CaptureError
 from lab.nodes.broken import BrokenLabError
 from lab.nodes.crash import ProgramCrashError
+from lab.nodes.guest.errors import GuestDiedError
 from lab.peers.peer import UnsupportedError
 from lab.report.results import Result
 from lab.report.verdict import Verdict
@@ -22,7 +23,7 @@ _VERDICTS: dict[type[BaseException], Verdict] = {
     probe.UnavailableError: Verdict.UNAVAILABLE,
 }
 _SAID = {Verdict.UNSUPPORTED: "unsupported by the peer: ", Verdict.UNAVAILABLE: "unavailable here: "}
-_SPEAKING = (AssertionError, BrokenLabError, UnsupportedError, probe.UnavailableError)
+_SPEAKING = (AssertionError, BrokenLabError, GuestDiedError, UnsupportedError, probe.UnavailableError)
 """Errors whose text was made to be read, so that it needs neither type nor place."""
 
 PACKETS_SAY = "what the packets say: "

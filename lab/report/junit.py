@@ -138,7 +138,7 @@ def _add_case(suite: Element, result: Result, base: str, folder: Path) -> None:
 
 def _case_facts(result: Result) -> Iterator[tuple[str, str]]:
     yield "verdict", result.verdict.value
-    for name in ("title", "source", "nat", "ticket", "started", "rerun"):
+    for name in ("title", "source", "nat", "guest", "ticket", "started", "rerun"):
         if value := getattr(result, name):
             yield name, value
     for number, attempt in enumerate(result.attempts, 1):

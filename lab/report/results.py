@@ -64,6 +64,8 @@ class Result:
     """The NATs in words; empty without any, and where no network was built."""
     rerun: str = ""
     """The command that runs this cell alone."""
+    guest: str = ""
+    """The guest kernel it ran on, in words; empty for the kernel of the run."""
     attempts: tuple[Attempt, ...] = ()
     """All tries in order."""
 
