@@ -8,7 +8,7 @@ help:
 	@echo "make test     the project's own tests, linters and type checks"
 	@echo "make docs     the documentation as a site in build/site/"
 	@echo "make fuzz     $(INPUTS) inputs (INPUTS=...) each for classify, the input path and the PF_KEY server"
-	@echo "make bench    what a lab, each kind of NAT and a whole cell cost on this machine"
+	@echo "make bench    what a lab, each kind of NAT, a whole cell and nattd run cost on this machine"
 	@echo "make bench-connect  how soon natt has a tunnel to strongSwan"
 	@echo "make bench-tunnel  throughput of natt beside strongSwan's userland ESP, through one NAT"
 	@echo "make report-sample  a report with every verdict in it: reports/sample/latest/index.html"
@@ -56,6 +56,7 @@ bench: setup
 	.venv/bin/python tests/bench/bench_setup.py
 	.venv/bin/python tests/bench/bench_nat.py
 	.venv/bin/python tests/bench/bench_cell.py
+	.venv/bin/python tests/bench/bench_adoption.py
 
 bench-connect: setup
 	.venv/bin/python tests/bench/bench_connect.py

@@ -6,16 +6,19 @@ import json
 import socket
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from .association import Direction, SecurityAssociation
 from .config import parse_endpoint
 from .encapsulator import Encapsulator, endpoint_text
 from .keepalive import KeepaliveTimer
 from .listener import PathListener
 from .sockets import UdpEncapSocket
+from .terms import Direction
 from .tunnel import EventLoop
 from .wire import Encap
+
+if TYPE_CHECKING:
+    from .association import SecurityAssociation
 
 _LONGEST_REQUEST = 1 << 18
 _LONGEST_BACKLOG = 4 << 20

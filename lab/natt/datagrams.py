@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from .association import Endpoint
+from .terms import Endpoint
 
 MOST_SEGMENTS = 64
 """Datagrams of one send with UDP_SEGMENT (UDP_MAX_SEGMENTS of the oldest kernels that have it)."""

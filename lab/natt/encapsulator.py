@@ -5,9 +5,8 @@ from __future__ import annotations
 import errno
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from .association import Direction, Endpoint, SecurityAssociation
 from .counters import Counters
 from .datagrams import Received
 from .flows import Flows
@@ -19,8 +18,12 @@ from .output import Outgoing, OutputError, OutputPath
 from .sadb import Expiry, Sadb, SadbError
 from .sockets import RawEspSocket, UdpEncapSocket
 from .spd import Policy, Spd
+from .terms import Direction, Endpoint
 from .tunnel import TunDevice
 from .wire import KEEPALIVE, Encap, Profile
+
+if TYPE_CHECKING:
+    from .association import SecurityAssociation
 
 Event = dict[str, Any]
 _LATE = 0.1

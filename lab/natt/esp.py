@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .transforms import IntegrityError, Transform
+from .transforms import IntegrityError, Sizes, Transform
 from .wire import ESP_HEADER_LENGTH, Encap
 
 DUMMY = 59
@@ -71,21 +71,21 @@ class Esp:
 
 
 def largest_inner(
-    path_mtu: int, transform: Transform, encap: Encap, *, outer_header: int = 20, transport: bool = False
+    path_mtu: int, sizes: Sizes, encap: Encap, *, outer_header: int = 20, transport: bool = False
 ) -> int:
     """Octets of the largest inner packet whose outer packet fits `path_mtu`.
 
     Tunnel mode: the whole inner packet. Transport mode: the packet with its own IP header of `outer_header`
     octets. `outer_header` is 20 for IPv4 and 40 for IPv6.
     """
-    fixed = outer_header + encap.overhead + ESP_HEADER_LENGTH + transform.iv_length + transform.icv_length
+    fixed = outer_header + encap.overhead + ESP_HEADER_LENGTH + sizes.iv_length + sizes.icv_length
     room = path_mtu - fixed
-    inner = room - room % transform.block - 2
+    inner = room - room % sizes.block - 2
     return inner + outer_header if transport else inner
 
 
-def outer_length(payload: int, transform: Transform, encap: Encap, *, outer_header: int = 20) -> int:
+def outer_length(payload: int, sizes: Sizes, encap: Encap, *, outer_header: int = 20) -> int:
     """Octets of the outer packet around `payload` octets (tunnel: inner packet, transport: upper layer)."""
-    padded = payload + 2 + -(payload + 2) % transform.block
-    fixed = outer_header + encap.overhead + ESP_HEADER_LENGTH + transform.iv_length + transform.icv_length
+    padded = payload + 2 + -(payload + 2) % sizes.block
+    fixed = outer_header + encap.overhead + ESP_HEADER_LENGTH + sizes.iv_length + sizes.icv_length
     return fixed + padded

@@ -6,9 +6,14 @@ Clients behind one NAT that have the same selectors, in transport mode above all
 
 from __future__ import annotations
 
-from .association import Direction, Endpoint, SecurityAssociation, State
+from typing import TYPE_CHECKING
+
 from .ip import IpError, IpHeader, parse_ip
 from .sadb import Sadb
+from .terms import Direction, Endpoint, State
+
+if TYPE_CHECKING:
+    from .association import SecurityAssociation
 
 _PORTS = frozenset((6, 17, 33, 132, 136))
 _ECHO = {1: frozenset((0, 8)), 58: frozenset((128, 129))}

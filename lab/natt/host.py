@@ -6,13 +6,17 @@ import errno
 import socket
 import time
 from functools import partial
+from typing import TYPE_CHECKING
 
-from .association import Direction, SecurityAssociation
 from .encapsulator import Encapsulator
 from .routes import TunnelRoutes
 from .spd import Network
+from .terms import Direction
 from .tunnel import EventLoop
 from .wire import Encap
+
+if TYPE_CHECKING:
+    from .association import SecurityAssociation
 
 
 class LocalHost:

@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from .association import Endpoint, Mode, SecurityAssociation, State
 from .counters import Counters
 from .esp import EspError
 from .sadb import Sadb
+from .terms import Endpoint, Mode, State
 from .transforms import IntegrityError
 from .unwrap import TransportUnwrap, TunnelUnwrap
 from .wire import ESP_HEADER_LENGTH, Encap, Kind, Profile, classify
+
+if TYPE_CHECKING:
+    from .association import SecurityAssociation
 
 _SEQUENCE = struct.Struct(">I")
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
-from .association import SecurityAssociation
 from .transforms import ENCRYPTIONS, INTEGRITIES
+
+if TYPE_CHECKING:
+    from .association import SecurityAssociation
 
 FILE_NAME = "esp_sa"
 

@@ -3,25 +3,15 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any, NamedTuple
+from typing import Any
 
-from .config import Config, load_config, parse_config
+from .config import Config, Options
+from .configfile import load_config, parse_config
 from .pfkey.numbers import Dialect
 from .tables import ConfigError
 from .wire import Encap, Profile
 
 _IKE_PORT, _FLOATED_PORT = 500, 4500
-
-
-class Options(NamedTuple):
-    """Sockets for users of the daemon, and where it writes its keys, by path."""
-
-    control: str | None = None
-    pfkey: str | None = None
-    dialect: Dialect = Dialect.LINUX
-    export_keys: str | None = None
-    adopts: bool = False
-    """Whether a program gets its PF_KEY sockets here."""
 
 
 def read_arguments(argv: list[str] | None) -> tuple[Config, Options]:

@@ -8,9 +8,9 @@ import struct
 import sys
 from collections.abc import Callable, Iterable
 
-from .association import Endpoint, canonical
 from .datagrams import Received
 from .errors import takes
+from .terms import Endpoint, canonical
 
 _BUFFER = 65535
 _ANCILLARY = 192

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from .association import DontFragment, Endpoint, Mode, SecurityAssociation, State
 from .counters import Counters
 from .esp import DUMMY, largest_inner
 from .flows import Flows
@@ -14,7 +13,11 @@ from .fragmentation import fragment_ipv4
 from .ip import ESP, IPIP, IPV6, IpError, IpHeader, build_ip, build_udp, parse_ip
 from .pathmtu import LEAST, PathMtus, RateLimit, too_big
 from .spd import Policy, Spd
+from .terms import DontFragment, Endpoint, Mode, State
 from .wire import NON_IKE_MARKER, Encap
+
+if TYPE_CHECKING:
+    from .association import SecurityAssociation
 
 _LAST_SEQUENCE = {False: 0xFFFFFFFF, True: 0xFFFFFFFFFFFFFFFF}
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from .association import Direction, Endpoint, SecurityAssociation, State
+from .terms import Direction, Endpoint, State
 from .wire import Encap
+
+if TYPE_CHECKING:
+    from .association import SecurityAssociation
 
 
 class SadbError(OSError):

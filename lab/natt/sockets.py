@@ -13,10 +13,10 @@ import socket
 import struct
 from collections.abc import Callable, Iterable, Sequence
 
-from .association import Endpoint
 from .datagrams import Received, runs
 from .ip import ESP, IpError, parse_ip
 from .outersocket import OuterSocket
+from .terms import Endpoint
 from .wire import Encap, Profile
 
 _SO_NO_CHECK = 11

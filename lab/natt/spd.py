@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import socket
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from .ip import IpHeader
@@ -63,8 +61,7 @@ class Network(NamedTuple):
         return f"{socket.inet_ntop(family, self.address)}/{self.length}"
 
 
-@dataclass(frozen=True, slots=True)
-class Selector:
+class Selector(NamedTuple):
     """Which packets: networks, and upper protocol and ports where given (None matches any)."""
 
     source: Network
@@ -95,7 +92,7 @@ class Selector:
 
     def between(self, source: Network, destination: Network) -> Selector:
         """The same for other networks."""
-        return dataclasses.replace(self, source=source, destination=destination)
+        return self._replace(source=source, destination=destination)
 
     def mirrored(self) -> Selector:
         """The selector of the other direction."""
@@ -107,14 +104,18 @@ NOTHING = Selector(_NOWHERE, _NOWHERE)
 """Selects no packet."""
 
 
-@dataclass(slots=True, eq=False)
 class Policy:
-    """Outbound: packets of `selector` go through `sa`; None means there is none, or none any more."""
+    """Outbound: packets of `selector` go through `sa`; None means there is none, or none any more.
 
-    selector: Selector
-    sa: SecurityAssociation | None
-    blocks: bool = False
-    """Whether packets are to be discarded, whatever SAs there are."""
+    `blocks`: they are to be discarded, whatever SAs there are.
+    """
+
+    __slots__ = ("blocks", "sa", "selector")
+
+    def __init__(self, selector: Selector, sa: SecurityAssociation | None, blocks: bool = False) -> None:
+        self.selector = selector
+        self.sa = sa
+        self.blocks = blocks
 
 
 class Spd:

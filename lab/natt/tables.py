@@ -6,8 +6,8 @@ import enum
 from collections.abc import Collection
 from typing import Any, TypeVar
 
-from .association import canonical
 from .spd import Network
+from .terms import canonical
 from .wire import Encap
 
 _E = TypeVar("_E", bound=enum.Enum)

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import struct
+from typing import TYPE_CHECKING
 
-from .association import SecurityAssociation, packed
 from .checksum import fix_transport_checksum, incremental_update
 from .esp import DUMMY
 from .ip import IPIP, IPV6, IpError, build_ip, parse_ip
+from .terms import packed
+
+if TYPE_CHECKING:
+    from .association import SecurityAssociation
 
 _CE = 3
 _IPV4 = struct.Struct(">BxH8x8s")

@@ -6,7 +6,7 @@ import contextlib
 import errno
 import socket
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -74,8 +74,7 @@ class KeySocket:
         if fragment:
             more.append(NatTFragment(fragment))
         return self._encode(
-            replace(
-                message,
+            message._replace(
                 type=MessageType[type] if type else message.type,
                 extensions=message.extensions + tuple(more),
             )
@@ -114,7 +113,7 @@ class KeySocket:
             Limits(Ext.LIFETIME_HARD, addtime=3600),
             Limits(Ext.LIFETIME_SOFT, addtime=1),
         ]
-        message = replace(asked.message, type=MessageType.UPDATE, extensions=tuple(extensions))
+        message = asked.message._replace(type=MessageType.UPDATE, extensions=tuple(extensions))
         answer = self.ask(self._encode(message))
         if asked.error or answer.error:
             raise PeerError(f"PF_KEY refuses a lifetime of SA {spi:#x}: {asked.error or answer.error}")

@@ -13,7 +13,6 @@ import selectors
 import threading
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -265,7 +264,7 @@ class KeyManager:
         (statement,) = parse(f"{' '.join(words)};", "key manager")
         # Linux has one NAT-OA and ignores it.
         more = [] if self._dialect is Dialect.LINUX else _original_addresses(sa)
-        return replace(statement.message, extensions=(*statement.message.extensions, *more))
+        return statement.message._replace(extensions=(*statement.message.extensions, *more))
 
     def _speak(self, statement: str) -> None:
         for found in parse(statement, "key manager"):

@@ -16,10 +16,11 @@ from collections import Counter
 from dataclasses import fields
 from operator import attrgetter
 
-from lab.natt.association import Endpoint, SecurityAssociation, State
+from lab.natt.association import SecurityAssociation
 from lab.natt.counters import Counters
 from lab.natt.input import Arrival, Decapsulated, Dropped, InputPath, Keepalive, Result, ToSocket
 from lab.natt.sadb import Sadb
+from lab.natt.terms import Endpoint, State
 from lab.natt.wire import Encap, Kind, Profile
 
 from .peers import BEHIND, ELSEWHERE, HERE, PEER, Peer, framed, peers_of, receiver_state

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from lab.natt.association import SecurityAssociation, packed
+from lab.natt.association import SecurityAssociation
 from lab.natt.input import Mapping
 from lab.natt.ip import build_ip
 from lab.natt.pfkey import kame
@@ -24,6 +24,7 @@ from lab.natt.pfkey.server import Delivery, PfKeyServer
 from lab.natt.pfkey.sockaddr import Sockaddr
 from lab.natt.sadb import Sadb
 from lab.natt.spd import Network, Spd
+from lab.natt.terms import packed
 from lab.natt.wire import Encap
 
 DATA = Path(__file__).parents[1] / "natt" / "pfkey" / "data"

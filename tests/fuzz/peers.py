@@ -8,18 +8,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from lab.natt.association import (
-    Direction,
-    Endpoint,
-    Lifetime,
-    Mode,
-    SecurityAssociation,
-    State,
-    packed,
-)
+from lab.natt.association import SecurityAssociation
 from lab.natt.checksum import NatOaPolicy
 from lab.natt.ip import build_ip, build_udp
 from lab.natt.spd import Network, Selector
+from lab.natt.terms import Direction, Endpoint, Lifetime, Mode, State, packed
 from lab.natt.wire import NON_IKE_MARKER, Encap
 
 HERE = {4: "203.0.113.5", 6: "2001:db8::5"}

@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
+from lab.natt.ciphers import MacTransform
 from lab.natt.counters import MEANINGS, Counters
 from lab.natt.input import InputPath
 from lab.natt.replay import ReplayWindow
-from lab.natt.transforms import IntegrityError, MacTransform
+from lab.natt.transforms import IntegrityError
 from lab.natt.unwrap import TunnelUnwrap
 
 from .fuzz_input import MODES, fuzz

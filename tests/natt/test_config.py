@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 from lab.natt import daemon
-from lab.natt.association import DontFragment, Lifetime, Mode
-from lab.natt.config import Config, load_config, parse_config, parse_endpoint
+from lab.natt.config import Config, parse_endpoint
+from lab.natt.configfile import load_config, parse_config
 from lab.natt.sockets import UdpChecksum
 from lab.natt.spd import Network, Selector
 from lab.natt.tables import ConfigError
+from lab.natt.terms import DontFragment, Lifetime, Mode
 from lab.natt.wire import Encap, Profile
 
 GOOD = """

@@ -7,13 +7,14 @@ from typing import Any
 import pytest
 
 from lab.natt import flows
-from lab.natt.association import Direction, Mode, SecurityAssociation, State, packed
+from lab.natt.association import SecurityAssociation
 from lab.natt.counters import Counters
 from lab.natt.flows import Flows
 from lab.natt.ip import build_ip, build_udp, parse_ip
 from lab.natt.output import OutputPath
 from lab.natt.sadb import Sadb
 from lab.natt.spd import Network, Policy, Selector, Spd
+from lab.natt.terms import Direction, Mode, State, packed
 from lab.natt.wire import Encap
 
 NAT, SERVER = "203.0.113.1", "203.0.113.2"

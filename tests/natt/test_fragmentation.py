@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scapy.layers.inet import ICMP, IP, defragment
 from scapy.layers.inet6 import ICMPv6PacketTooBig, IPv6, in6_chksum
 
-from lab.natt.association import Direction, DontFragment, Mode, OuterHeader, SecurityAssociation
+from lab.natt.association import SecurityAssociation
 from lab.natt.checksum import internet_checksum
 from lab.natt.counters import Counters
 from lab.natt.fragmentation import fragment_ipv4
@@ -20,6 +20,7 @@ from lab.natt.output import Outgoing, OutputError, OutputPath
 from lab.natt.pathmtu import LIFETIME, PathMtus, RateLimit, too_big
 from lab.natt.sadb import Sadb
 from lab.natt.spd import Network, Policy, Selector, Spd
+from lab.natt.terms import Direction, DontFragment, Mode, OuterHeader
 from lab.natt.wire import Encap, Profile
 
 FOUR = (bytes((10, 1, 0, 1)), bytes((10, 2, 0, 1)))

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from lab.natt.association import Direction, SecurityAssociation
+from lab.natt.association import SecurityAssociation
 from lab.natt.ip import build_ipv4, build_udp, parse_ip
 from lab.natt.keys import export_keys, wireshark_line
 from lab.natt.output import encapsulate
+from lab.natt.terms import Direction
 from lab.natt.transforms import ENCRYPTIONS, INTEGRITIES
 from lab.natt.wire import Encap
 

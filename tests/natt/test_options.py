@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from lab.natt.options import Options, read_arguments
+from lab.natt.config import Options
+from lab.natt.options import read_arguments
 from lab.natt.pfkey.numbers import Dialect
 from lab.natt.tables import ConfigError
 from lab.natt.wire import Encap, Profile

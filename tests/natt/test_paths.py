@@ -8,16 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lab.natt.association import (
-    Direction,
-    DontFragment,
-    Lifetime,
-    Mode,
-    OuterHeader,
-    SecurityAssociation,
-    State,
-    packed,
-)
+from lab.natt.association import SecurityAssociation
 from lab.natt.checksum import TCP, UDP, NatOaPolicy, internet_checksum, transport_checksum
 from lab.natt.counters import Counters
 from lab.natt.input import Arrival, Decapsulated, Dropped, InputPath, Keepalive, Mapping, Result, ToSocket
@@ -25,6 +16,7 @@ from lab.natt.ip import build_ip, build_ipv4, parse_ip, strip_udp
 from lab.natt.output import OutputError, OutputPath, encapsulate, make_dummy
 from lab.natt.sadb import Sadb
 from lab.natt.spd import Network, Policy, Selector, Spd
+from lab.natt.terms import Direction, DontFragment, Lifetime, Mode, OuterHeader, State, packed
 from lab.natt.transforms import ENCRYPTIONS, INTEGRITIES
 from lab.natt.wire import NON_IKE_MARKER, Encap, Profile
 

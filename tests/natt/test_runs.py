@@ -10,13 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lab.natt.association import Direction, Lifetime, Mode, SecurityAssociation, packed
+from lab.natt.association import SecurityAssociation
 from lab.natt.counters import Counters
 from lab.natt.input import Arrival, Decapsulated, Dropped, InputPath, Keepalive, Mapping, Result, ToSocket
 from lab.natt.ip import build_ip, parse_ip
 from lab.natt.output import OutputError, OutputPath, encapsulate, encapsulate_run, make_dummy
 from lab.natt.sadb import Sadb
 from lab.natt.spd import Network, Policy, Selector, Spd
+from lab.natt.terms import Direction, Lifetime, Mode, packed
 from lab.natt.wire import Encap, Profile
 
 NAT = ("198.51.100.1", 61001)

@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
-from lab.natt.association import Direction, Lifetime, SecurityAssociation, State, packed
+from lab.natt.association import SecurityAssociation
 from lab.natt.errors import FieldError
 from lab.natt.ip import build_ip, parse_ip
 from lab.natt.sadb import Sadb, SadbError
 from lab.natt.spd import Network, Policy, Selector, Spd
+from lab.natt.terms import Direction, Lifetime, State, packed
 from lab.natt.wire import Encap
 
 GOOD: dict[str, Any] = {

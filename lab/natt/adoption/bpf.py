@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass, field
 
 _INSTRUCTION = struct.Struct("=HBBI")
 _MOST_INSTRUCTIONS = 4096
@@ -19,12 +18,12 @@ _JUMP_ANY_BIT = 0x45
 _RETURN = 0x06
 
 
-@dataclass(slots=True)
 class Assembler:
     """Instructions in order. Jumps go forward to labels that are set later."""
 
-    _code: list[tuple[int, str, str, int]] = field(default_factory=list)
-    _labels: dict[str, int] = field(default_factory=dict)
+    def __init__(self) -> None:
+        self._code: list[tuple[int, str, str, int]] = []
+        self._labels: dict[str, int] = {}
 
     def load(self, what: int, offset: int = 0) -> None:
         """Load the accumulator: LOAD_WORD, LOAD_OCTET at an offset in octets, or LOAD_LENGTH."""

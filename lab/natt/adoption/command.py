@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import signal
 import subprocess
@@ -10,6 +9,7 @@ import sys
 from types import FrameType
 from typing import TYPE_CHECKING
 
+from .commandline import Arguments, read_arguments
 from .launch import LaunchError, launch, this_architecture
 from .trap import Architecture
 
@@ -18,36 +18,6 @@ if TYPE_CHECKING:
 
 _SHELL_SIGNAL = 128
 """A shell's exit status for a signal is its number plus this."""
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="nattd run",
-        description="Run an unmodified key manager on this stack: its PF_KEY sockets and its UDP sockets "
-        "with UDP_ENCAP are served here. The stack lives as long as the program and those it starts, and "
-        "ends with the program's exit status.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("--device", metavar="NAME", default="natt0", help="TUN device (default: natt0)")
-    parser.add_argument(
-        "--address",
-        metavar="ADDRESS/LENGTH",
-        action="append",
-        default=[],
-        help="of the device; may be repeated",
-    )
-    parser.add_argument(
-        "--profile",
-        choices=("linux", "rfc3948", "netbsd", "freebsd10", "freebsd11"),
-        default="linux",
-        help="whose receiver the program's UDP sockets have (default: linux)",
-    )
-    parser.add_argument("--control", metavar="PATH", help="UNIX socket that answers JSON lines")
-    parser.add_argument("--pfkey", metavar="PATH", help="UNIX socket that speaks PF_KEY, for nattctl")
-    parser.add_argument("--record", metavar="FILE", help="write every PF_KEY message and answered call there")
-    parser.add_argument("program", metavar="PROGRAM", help="stays in the foreground; found by PATH")
-    parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="ARGUMENT")
-    return parser
 
 
 class _Forwarder:
@@ -68,7 +38,7 @@ class _Forwarder:
 
 def main(argv: list[str]) -> int:
     """Run `nattd run`; the program's exit status, or 1 if the system refuses, 2 for wrong words."""
-    arguments = _parser().parse_args(argv)
+    arguments = read_arguments(argv)
     try:
         architecture = this_architecture()
         process, listener = launch([arguments.program, *arguments.arguments], architecture)
@@ -87,14 +57,14 @@ def main(argv: list[str]) -> int:
 
 
 def _serve(
-    arguments: argparse.Namespace,
+    arguments: Arguments,
     architecture: Architecture,
     process: subprocess.Popen[bytes],
     listener: int,
     forward: _Forwarder,
 ) -> int:
     # The program starts while the stack loads; its first trapped call waits for the rest.
-    from ..daemon import StartError
+    from ..stack import StartError
     from ..tables import ConfigError
     from .adopter import Adopter
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-import platform
 import signal
 import socket
 import struct
@@ -30,7 +29,7 @@ class LaunchError(Exception):
 
 def this_architecture() -> Architecture:
     """That of this machine; LaunchError where its numbers are not known."""
-    machine = platform.machine()
+    machine = os.uname().machine
     if machine not in ARCHITECTURES:
         known = ", ".join(ARCHITECTURES)
         raise LaunchError(f"machine {machine}: programs are adopted on {known}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+from .. import association, ciphers
 from . import adopter, command
 
 
@@ -12,7 +13,7 @@ def main(argv: list[str] | None = None) -> int:
     return command.main(sys.argv[1:] if argv is None else argv)
 
 
-__all__ = ["adopter", "main"]
+__all__ = ["adopter", "association", "ciphers", "main"]
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -8,7 +8,6 @@ import os
 import socket
 import struct
 import time
-from dataclasses import dataclass
 
 from ..encapsulator import Encapsulator
 from ..tunnel import EventLoop
@@ -20,11 +19,13 @@ _SO_COOKIE = 57
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-@dataclass(slots=True)
 class _Mark:
-    encap: Encap
-    twin: TwinSocket | None = None
-    """None before the socket is bound."""
+    __slots__ = ("encap", "twin")
+
+    def __init__(self, encap: Encap) -> None:
+        self.encap = encap
+        self.twin: TwinSocket | None = None
+        """None before the socket is bound."""
 
 
 class MarkedSockets:

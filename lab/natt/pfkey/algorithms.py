@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import errno
+from typing import TYPE_CHECKING
 
-from ..association import SecurityAssociation
 from ..transforms import ENCRYPTIONS, INTEGRITIES, NO_INTEGRITY
 from .extensions import Algorithm, Combination, Proposal, Sa, Supported
 from .numbers import Dialect, Ext, PfKeyError, SaType
+
+if TYPE_CHECKING:
+    from ..association import SecurityAssociation
 
 _ENCRYPTIONS = {
     11: "null",

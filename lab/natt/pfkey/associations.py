@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import errno
-import secrets
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from ..association import Direction, Endpoint, SecurityAssociation, State, canonical
+from ..terms import Direction, Endpoint, State, canonical
 from ..wire import Encap
 from .construction import build_record, build_sa, lifetimes_of, mode_of, nat_traversal
 from .description import describe_larval, describe_sa, host_address
@@ -31,6 +31,9 @@ from .state import (
     sa_of,
 )
 
+if TYPE_CHECKING:
+    from ..association import SecurityAssociation
+
 _LOWEST_SPI, _HIGHEST_SPI = 0x100, 0x0FFFFFFF
 _MOST_LARVALS = 4096
 
@@ -42,7 +45,7 @@ class AssociationRequests:
         self,
         state: KeyState,
         resolution: Resolution,
-        choose: Callable[[int], int] = secrets.randbelow,
+        choose: Callable[[int], int],
     ) -> None:
         self._state = state
         self._resolution = resolution
@@ -142,7 +145,7 @@ class AssociationRequests:
         sa.state = State.MATURE
         record = self._state.records.get(sa)
         if record is not None:
-            record.seq, record.pid = message.seq, message.pid
+            self._state.records[sa] = record._replace(seq=message.seq, pid=message.pid)
         self._resolution.touched(sa)
         return [self._told(message, sa)]
 

@@ -8,7 +8,6 @@ import os
 import socket
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from typing import NamedTuple
 
 from ..listener import connected
@@ -45,7 +44,7 @@ class PfKeyConnection:
 
     def numbered(self, message: Message) -> Message:
         """The message as this process's next request."""
-        return replace(message, seq=next(self._numbers), pid=os.getpid())
+        return message._replace(seq=next(self._numbers), pid=os.getpid())
 
     def send(self, octets: bytes) -> None:
         """Send a message, whatever it says. TimeoutError where the daemon reads none for too long."""

@@ -3,20 +3,11 @@
 from __future__ import annotations
 
 import errno
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from ..association import (
-    DEFAULT_OUTER,
-    UNLIMITED,
-    Direction,
-    DontFragment,
-    Lifetime,
-    Mode,
-    OuterHeader,
-    SecurityAssociation,
-)
 from ..checksum import NatOaPolicy
 from ..errors import FieldError
+from ..terms import DEFAULT_OUTER, UNLIMITED, Direction, DontFragment, Lifetime, Mode, OuterHeader
 from ..wire import Encap
 from .algorithms import algorithm_names
 from .extensions import Address, Identity, Key, Limits, Sa
@@ -24,6 +15,9 @@ from .kame import NatTFragment, NatTType, Sa2, SaReplay
 from .message import Message
 from .numbers import Abi, Dialect, Ext, IpsecMode, KameFlag, LinuxFlag, PfKeyError, SaType
 from .state import Record, addresses_of, ports_of, sa_of
+
+if TYPE_CHECKING:
+    from ..association import SecurityAssociation
 
 _LINUX_LARGEST_WINDOW = 32
 _SMALLEST_FRAGMENT = 68
@@ -132,6 +126,9 @@ def build_sa(message: Message, abi: Abi, direction: Direction) -> SecurityAssoci
     sadb_sa_state is not looked at: setkey and racoon send LARVAL. An SA of any mode is one of transport mode,
     as on Linux.
     """
+    # Not loaded before the first SA: a key manager waits for its PF_KEY socket.
+    from ..association import SecurityAssociation
+
     dialect = abi.dialect
     source, destination = addresses_of(message)
     sa = sa_of(message)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from ..association import Lifetime, Mode, SecurityAssociation, State
+from typing import TYPE_CHECKING
+
+from ..terms import Lifetime, Mode, State
 from ..wire import Encap
 from .algorithms import algorithm_numbers
 from .extensions import Address, Extension, Key, Limits, Sa
@@ -10,6 +12,9 @@ from .kame import NatTFragment, NatTPort, NatTType, Sa2
 from .numbers import ANY_PROTOCOL, NUMBERS, Dialect, Ext, IpsecMode
 from .sockaddr import Sockaddr
 from .state import LARVAL_SECONDS, KeyState, Larval, Record
+
+if TYPE_CHECKING:
+    from ..association import SecurityAssociation
 
 _MODES = {Mode.TRANSPORT: IpsecMode.TRANSPORT, Mode.TUNNEL: IpsecMode.TUNNEL}
 

@@ -1,4 +1,4 @@
-"""The extensions of RFC 2367 section 2.3: dataclasses and their octets.
+"""The extensions of RFC 2367 section 2.3: values and their octets.
 
 `body` is what follows sadb_ext_len and sadb_ext_type, before padding to 8 octets; `parse` takes the padded
 body and raises PfKeyError (EINVAL). Reserved fields are sent as zero and not looked at.
@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import errno
 import struct
-from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from .numbers import Abi, Ext, PfKeyError
 from .sockaddr import Sockaddr, parse_sockaddr
@@ -18,15 +16,17 @@ from .sockaddr import Sockaddr, parse_sockaddr
 ORIGINAL_ADDRESSES = frozenset((Ext.X_NAT_T_OAI, Ext.X_NAT_T_OAR))
 
 
-@dataclass(frozen=True, slots=True)
-class Extension(ABC):
-    """One extension; `kind` is its name, its number depends on the dialect."""
+class Extension(Protocol):
+    """One extension."""
 
-    kind: Ext
+    @property
+    def kind(self) -> Ext:
+        """Its name; its number depends on the dialect."""
+        ...
 
-    @abstractmethod
     def body(self, abi: Abi) -> bytes:
         """Octets behind sadb_ext_type, without padding at the end."""
+        ...
 
 
 def exact(kind: Ext, body: bytes, length: int) -> None:
@@ -41,17 +41,16 @@ def at_least(kind: Ext, body: bytes, length: int) -> None:
         raise PfKeyError(errno.EINVAL, f"{kind.name}: {len(body) + 4} octets, at least {length + 4}")
 
 
-@dataclass(frozen=True, slots=True)
-class Sa(Extension):
+class Sa(NamedTuple):
     """sadb_sa. `replay` is packets on Linux, octets of bitmap (8 packets each) on the BSDs."""
 
-    kind: Ext = field(default=Ext.SA, init=False)
     spi: int
     replay: int = 0
     state: int = 0
     auth: int = 0
     encrypt: int = 0
     flags: int = 0
+    kind: Ext = Ext.SA
 
     def body(self, abi: Abi) -> bytes:
         """12 octets."""
@@ -67,10 +66,10 @@ class Sa(Extension):
         return cls(int.from_bytes(body[:4], "big"), replay, state, auth, encrypt, flags)
 
 
-@dataclass(frozen=True, slots=True)
-class Limits(Extension):
+class Limits(NamedTuple):
     """sadb_lifetime. Times in seconds: durations in HARD and SOFT, since the epoch in CURRENT."""
 
+    kind: Ext
     allocations: int = 0
     octets: int = 0
     addtime: int = 0
@@ -87,10 +86,10 @@ class Limits(Extension):
         return cls(kind, *struct.unpack(abi.order + "IQQQ", body))
 
 
-@dataclass(frozen=True, slots=True)
-class Address(Extension):
+class Address(NamedTuple):
     """sadb_address, for SA ends, selectors and original addresses alike."""
 
+    kind: Ext
     sockaddr: Sockaddr
     prefixlen: int
     proto: int = 0
@@ -111,12 +110,16 @@ class Address(Extension):
         return cls(kind, sockaddr, prefixlen, proto)
 
 
-@dataclass(frozen=True, slots=True)
-class Key(Extension):
+class Key(NamedTuple):
     """sadb_key; `octets` holds `bits` bits."""
 
+    kind: Ext
     bits: int
-    octets: bytes = field(repr=False)
+    octets: bytes
+
+    def __repr__(self) -> str:
+        # Secrets stay out of logs and messages.
+        return f"Key(kind={self.kind!r}, bits={self.bits})"
 
     def body(self, abi: Abi) -> bytes:
         """4 octets and the key."""
@@ -133,10 +136,10 @@ class Key(Extension):
         return cls(kind, bits, body[4 : 4 + length])
 
 
-@dataclass(frozen=True, slots=True)
-class Identity(Extension):
+class Identity(NamedTuple):
     """sadb_ident; `name` without its final NUL."""
 
+    kind: Ext
     type: int
     id: int = 0
     name: bytes = b""
@@ -157,16 +160,15 @@ class Identity(Extension):
         return cls(kind, number, identifier, name)
 
 
-@dataclass(frozen=True, slots=True)
-class Sensitivity(Extension):
+class Sensitivity(NamedTuple):
     """sadb_sens; bitmaps are multiples of 8 octets."""
 
-    kind: Ext = field(default=Ext.SENSITIVITY, init=False)
     dpd: int
     level: int = 0
     bitmap: bytes = b""
     integrity_level: int = 0
     integrity_bitmap: bytes = b""
+    kind: Ext = Ext.SENSITIVITY
 
     def body(self, abi: Abi) -> bytes:
         """12 octets and the bitmaps."""
@@ -201,13 +203,12 @@ class Combination(NamedTuple):
 _COMBINATION = "BBHHHHHIIIQQQQQQ"
 
 
-@dataclass(frozen=True, slots=True)
-class Proposal(Extension):
+class Proposal(NamedTuple):
     """sadb_prop."""
 
-    kind: Ext = field(default=Ext.PROPOSAL, init=False)
     replay: int
     combinations: tuple[Combination, ...] = ()
+    kind: Ext = Ext.PROPOSAL
 
     def body(self, abi: Abi) -> bytes:
         """4 octets and 72 for each combination."""
@@ -257,10 +258,10 @@ class Algorithm(NamedTuple):
     maxbits: int
 
 
-@dataclass(frozen=True, slots=True)
-class Supported(Extension):
+class Supported(NamedTuple):
     """sadb_supported."""
 
+    kind: Ext
     algorithms: tuple[Algorithm, ...] = ()
 
     def body(self, abi: Abi) -> bytes:
@@ -277,13 +278,12 @@ class Supported(Extension):
         return cls(kind, tuple(Algorithm(*values[:4]) for values in listed))
 
 
-@dataclass(frozen=True, slots=True)
-class SpiRange(Extension):
+class SpiRange(NamedTuple):
     """sadb_spirange, both ends included, in host order."""
 
-    kind: Ext = field(default=Ext.SPIRANGE, init=False)
     low: int
     high: int
+    kind: Ext = Ext.SPIRANGE
 
     def body(self, abi: Abi) -> bytes:
         """12 octets."""

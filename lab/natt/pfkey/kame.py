@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import errno
 import struct
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
-from .extensions import Extension, at_least, exact
+from .extensions import at_least, exact
 from .numbers import Abi, Ext, PfKeyError
 from .sockaddr import Sockaddr, parse_pair
 
 
-@dataclass(frozen=True, slots=True)
-class Private(Extension):
+class Private(NamedTuple):
     """sadb_x_kmprivate: octets of the key manager's own, a multiple of 8."""
 
-    kind: Ext = field(default=Ext.X_KMPRIVATE, init=False)
     octets: bytes
+    kind: Ext = Ext.X_KMPRIVATE
 
     def body(self, abi: Abi) -> bytes:
         """4 octets and the private ones."""
@@ -29,8 +28,7 @@ class Private(Extension):
         return cls(body[4:])
 
 
-@dataclass(frozen=True, slots=True)
-class IpsecRequest:
+class IpsecRequest(NamedTuple):
     """sadb_x_ipsecrequest: one transform of a policy. `proto` is IP's; ends are a tunnel's, or None."""
 
     proto: int
@@ -68,16 +66,15 @@ def _parse_requests(body: bytes, abi: Abi) -> tuple[IpsecRequest, ...]:
     return tuple(requests)
 
 
-@dataclass(frozen=True, slots=True)
-class Policy(Extension):
+class Policy(NamedTuple):
     """sadb_x_policy; a lower `priority` goes first."""
 
-    kind: Ext = field(default=Ext.X_POLICY, init=False)
     type: int
     direction: int
     id: int = 0
     priority: int = 0
     requests: tuple[IpsecRequest, ...] = ()
+    kind: Ext = Ext.X_POLICY
 
     def body(self, abi: Abi) -> bytes:
         """12 octets and the requests."""
@@ -92,14 +89,13 @@ class Policy(Extension):
         return cls(number, direction, identifier, priority, _parse_requests(body[12:], abi))
 
 
-@dataclass(frozen=True, slots=True)
-class Sa2(Extension):
+class Sa2(NamedTuple):
     """sadb_x_sa2."""
 
-    kind: Ext = field(default=Ext.X_SA2, init=False)
     mode: int
     sequence: int = 0
     reqid: int = 0
+    kind: Ext = Ext.X_SA2
 
     def body(self, abi: Abi) -> bytes:
         """12 octets."""
@@ -113,12 +109,11 @@ class Sa2(Extension):
         return cls(mode, sequence, reqid)
 
 
-@dataclass(frozen=True, slots=True)
-class NatTType(Extension):
+class NatTType(NamedTuple):
     """sadb_x_nat_t_type: a value of `wire.Encap`."""
 
-    kind: Ext = field(default=Ext.X_NAT_T_TYPE, init=False)
     type: int
+    kind: Ext = Ext.X_NAT_T_TYPE
 
     def body(self, abi: Abi) -> bytes:
         """4 octets."""
@@ -131,10 +126,10 @@ class NatTType(Extension):
         return cls(body[0])
 
 
-@dataclass(frozen=True, slots=True)
-class NatTPort(Extension):
+class NatTPort(NamedTuple):
     """sadb_x_nat_t_port: of the SA's source (SPORT) or destination (DPORT), whatever the direction."""
 
+    kind: Ext
     port: int
 
     def body(self, abi: Abi) -> bytes:
@@ -148,12 +143,11 @@ class NatTPort(Extension):
         return cls(kind, int.from_bytes(body[:2], "big"))
 
 
-@dataclass(frozen=True, slots=True)
-class NatTFragment(Extension):
+class NatTFragment(NamedTuple):
     """sadb_x_nat_t_frag: octets an inner packet may have before it is fragmented (NetBSD, FreeBSD)."""
 
-    kind: Ext = field(default=Ext.X_NAT_T_FRAG, init=False)
     length: int
+    kind: Ext = Ext.X_NAT_T_FRAG
 
     def body(self, abi: Abi) -> bytes:
         """4 octets; the length is in host order."""
@@ -166,14 +160,13 @@ class NatTFragment(Extension):
         return cls(*struct.unpack_from(abi.order + "H", body))
 
 
-@dataclass(frozen=True, slots=True)
-class SecurityContext(Extension):
+class SecurityContext(NamedTuple):
     """sadb_x_sec_ctx (Linux): a label for mandatory access control."""
 
-    kind: Ext = field(default=Ext.X_SEC_CTX, init=False)
     algorithm: int
     doi: int
     context: bytes
+    kind: Ext = Ext.X_SEC_CTX
 
     def body(self, abi: Abi) -> bytes:
         """4 octets and the context."""
@@ -189,13 +182,12 @@ class SecurityContext(Extension):
         return cls(algorithm, doi, body[4 : 4 + length])
 
 
-@dataclass(frozen=True, slots=True)
-class KmAddress(Extension):
+class KmAddress(NamedTuple):
     """sadb_x_kmaddress (Linux): where the key manager itself talks, with X_MIGRATE."""
 
-    kind: Ext = field(default=Ext.X_KMADDRESS, init=False)
     local: Sockaddr
     remote: Sockaddr
+    kind: Ext = Ext.X_KMADDRESS
 
     def body(self, abi: Abi) -> bytes:
         """4 octets and two sockaddrs."""
@@ -208,16 +200,15 @@ class KmAddress(Extension):
         return cls(*parse_pair(body[4:], abi, kind.name))
 
 
-@dataclass(frozen=True, slots=True)
-class Filter(Extension):
+class Filter(NamedTuple):
     """sadb_x_filter (Linux): which SAs a DUMP tells of; addresses are 16 octets, IPv4 in the first 4."""
 
-    kind: Ext = field(default=Ext.X_FILTER, init=False)
     source: bytes
     destination: bytes
     family: int
     source_length: int
     destination_length: int
+    kind: Ext = Ext.X_FILTER
 
     def body(self, abi: Abi) -> bytes:
         """36 octets."""
@@ -231,12 +222,11 @@ class Filter(Extension):
         return cls(body[:16], body[16:32], *struct.unpack_from(abi.order + "HBB", body, 32))
 
 
-@dataclass(frozen=True, slots=True)
-class SaReplay(Extension):
+class SaReplay(NamedTuple):
     """sadb_x_sa_replay (FreeBSD): replay window in packets."""
 
-    kind: Ext = field(default=Ext.X_SA_REPLAY, init=False)
     packets: int
+    kind: Ext = Ext.X_SA_REPLAY
 
     def body(self, abi: Abi) -> bytes:
         """4 octets."""
@@ -249,13 +239,12 @@ class SaReplay(Extension):
         return cls(*struct.unpack(abi.order + "I", body))
 
 
-@dataclass(frozen=True, slots=True)
-class Unknown(Extension):
+class Unknown(NamedTuple):
     """An extension of a number Linux does not know, and passes over."""
 
-    kind: Ext = field(default=Ext.UNKNOWN, init=False)
     number: int
     octets: bytes
+    kind: Ext = Ext.UNKNOWN
 
     def body(self, abi: Abi) -> bytes:
         """The octets as they came."""

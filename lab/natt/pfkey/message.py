@@ -6,8 +6,7 @@ import builtins
 import errno
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from . import extensions, kame
 from .extensions import Extension
@@ -41,8 +40,7 @@ _PARSERS: dict[Ext, Callable[[Ext, bytes, Abi], Extension]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
+class Message(NamedTuple):
     """sadb_msg and its extensions in their order. `type` is a number of `MessageType`."""
 
     type: int
@@ -55,7 +53,7 @@ class Message:
     """Linux puts the reference count of a policy there."""
 
     def find(self, kind: Ext, form: builtins.type[_X]) -> _X | None:
-        """The extension of a kind, None when it is not there; `form` is its dataclass."""
+        """The extension of a kind, None when it is not there; `form` is its class."""
         for extension in self.extensions:
             if extension.kind is kind:
                 assert isinstance(extension, form)
@@ -68,7 +66,7 @@ class Message:
 
     def answer(self, *extensions: Extension, errno: int = 0) -> Message:
         """A message of the same type, seq and pid with other extensions."""
-        return replace(self, extensions=extensions, errno=errno, reserved=0)
+        return self._replace(extensions=extensions, errno=errno, reserved=0)
 
 
 def encode(message: Message, abi: Abi) -> bytes:

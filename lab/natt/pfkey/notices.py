@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import errno
 import socket
-from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
 
-from ..association import Direction, Endpoint, SecurityAssociation
 from ..input import Mapping
 from ..ip import IpError, parse_ip
 from ..sadb import Expiry
 from ..spd import Policy as DataPolicy
+from ..terms import Direction, Endpoint
 from .algorithms import proposal
 from .description import describe_sa, host_address, record_of
 from .extensions import Proposal, Sa
@@ -20,13 +20,15 @@ from .numbers import Dialect, Ext, MessageType, PfKeyError, PolicyDirection, Pol
 from .resolution import PolicyEntry, Resolution
 from .state import LARVAL_SECONDS, KeyState, Reply, Request, Target, addresses_of, require_esp
 
+if TYPE_CHECKING:
+    from ..association import SecurityAssociation
+
 MAPPING_SECONDS = 1.0
 """NEW_MAPPING is told of an SA no more often than this."""
 _MOST_PENDING = 4096
 
 
-@dataclass(slots=True)
-class _Pending:
+class _Pending(NamedTuple):
     """An ACQUIRE without an SA so far."""
 
     seq: int

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import errno
-from dataclasses import replace
 
-from ..association import Lifetime
 from ..spd import Network, Selector
+from ..terms import Lifetime
 from .construction import lifetimes_of
 from .extensions import Address, Extension, Limits
 from .kame import IpsecRequest, Policy
@@ -52,7 +51,7 @@ class PolicyRequests:
         old = self._same(entry.selector, entry.policy.direction)
         if old is not None and message.type != MessageType.X_SPDUPDATE:
             raise PfKeyError(errno.EEXIST, f"policy {old.policy.id} has the same selector and direction")
-        entry = replace(entry, policy=self._complete(entry.policy, old))
+        entry = entry._replace(policy=self._complete(entry.policy, old))
         entries = [one for one in self._resolution.entries if one is not old] + [entry]
         self._replace(entries)
         return [Reply(Target.ALL, message.answer(*self._describe(entry)))]
@@ -100,12 +99,12 @@ class PolicyRequests:
             self._counter = (self._counter + 8) & 0xFFFFFFF8
         else:
             self._counter = identifier = self._counter % 0xFFFFFFFF + 1
-        return replace(policy, id=identifier, requests=tuple(map(self._with_reqid, policy.requests)))
+        return policy._replace(id=identifier, requests=tuple(map(self._with_reqid, policy.requests)))
 
     def _with_reqid(self, request: IpsecRequest) -> IpsecRequest:
         level = request.level or Level.REQUIRE
         if level != Level.UNIQUE:
-            return replace(request, level=level)
+            return request._replace(level=level)
         if 0 < request.reqid <= LAST_MANUAL_REQID:
             return request
         taken = {one.reqid for entry in self._resolution.entries for one in entry.policy.requests}
@@ -114,7 +113,7 @@ class PolicyRequests:
             self._reqid = self._reqid + 1 if self._reqid < largest else LAST_MANUAL_REQID + 1
             if self._reqid not in taken:
                 break
-        return replace(request, reqid=self._reqid)
+        return request._replace(reqid=self._reqid)
 
     def _same(self, selector: Selector, direction: int) -> PolicyEntry | None:
         for entry in self._resolution.entries:
@@ -169,8 +168,8 @@ class PolicyRequests:
     def _describe(self, entry: PolicyEntry) -> tuple[Extension, ...]:
         added = int(entry.added + self._state.epoch)
         return (
-            replace(entry.source, proto=entry.source.proto or ANY_PROTOCOL),
-            replace(entry.destination, proto=entry.destination.proto or ANY_PROTOCOL),
+            entry.source._replace(proto=entry.source.proto or ANY_PROTOCOL),
+            entry.destination._replace(proto=entry.destination.proto or ANY_PROTOCOL),
             _limits(Ext.LIFETIME_HARD, entry.hard),
             _limits(Ext.LIFETIME_SOFT, entry.soft),
             Limits(Ext.LIFETIME_CURRENT, addtime=added),

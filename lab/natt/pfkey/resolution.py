@@ -7,22 +7,23 @@ pair for every SA between two of their hosts, ahead of the policy itself.
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from ..association import Direction, Lifetime, Mode, SecurityAssociation, State
 from ..spd import NOTHING, Network, Selector
 from ..spd import Policy as DataPolicy
+from ..terms import Direction, Lifetime, Mode, State
 from .extensions import Address
 from .kame import IpsecRequest, Policy
 from .numbers import Dialect, IpsecMode, Level, PolicyDirection, PolicyType
 from .state import KeyState
 
+if TYPE_CHECKING:
+    from ..association import SecurityAssociation
+
 _MODES = {IpsecMode.TRANSPORT: Mode.TRANSPORT, IpsecMode.TUNNEL: Mode.TUNNEL}
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class PolicyEntry:
+class PolicyEntry(NamedTuple):
     """One policy as it was asked for; `added` in seconds."""
 
     selector: Selector

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import errno
-import secrets
+import os
 from collections.abc import Callable
-from dataclasses import replace
 from typing import NamedTuple
 
 from ..input import Mapping
@@ -28,6 +27,11 @@ class Delivery(NamedTuple):
     octets: bytes
 
 
+def any_below(limit: int) -> int:
+    """A number at random; of those below 2**32 none is likelier than another by more than 2**-32 of that."""
+    return int.from_bytes(os.urandom(8), "big") % limit
+
+
 class PfKeyServer:
     """Answers PF_KEY messages out of an SADB and an SPD, and tells sessions what happens to them.
 
@@ -43,7 +47,7 @@ class PfKeyServer:
         abi: Abi,
         *,
         epoch: float = 0.0,
-        choose: Callable[[int], int] = secrets.randbelow,
+        choose: Callable[[int], int] = any_below,
         refused: Callable[[Session, str], None] = lambda session, text: None,
     ) -> None:
         self._state = KeyState(sadb, spd, host, abi, epoch)
@@ -97,7 +101,7 @@ class PfKeyServer:
             message = decode(octets, self._abi)
         except PfKeyError as error:
             self._refused(session, str(error.strerror))
-            header = replace(decode_header(octets, self._abi), errno=error.errno or errno.EINVAL)
+            header = decode_header(octets, self._abi)._replace(errno=error.errno or errno.EINVAL)
             return deliveries + self._deliver([Reply(Target.SENDER, header)], session)
         try:
             handler = self._handlers.get(message.type)

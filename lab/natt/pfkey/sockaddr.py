@@ -7,7 +7,7 @@ import socket
 import struct
 from typing import NamedTuple
 
-from ..association import packed
+from ..terms import packed
 from .numbers import Abi, PfKeyError
 
 _INET = 2

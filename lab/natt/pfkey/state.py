@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import enum
 import errno
-from dataclasses import dataclass, field, replace
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from ..association import Direction, SecurityAssociation
 from ..sadb import Sadb
 from ..spd import Network, Spd
+from ..terms import Direction
 from ..wire import Encap
 from .extensions import Address, Extension, Identity, Sa
 from .kame import NatTPort, NatTType
 from .message import Message
 from .numbers import Abi, Dialect, Ext, PfKeyError, SaType
+
+if TYPE_CHECKING:
+    from ..association import SecurityAssociation
 
 LARVAL_SECONDS = 30.0
 """How long a larval SA or an unanswered ACQUIRE lives, as in Linux and KAME."""
@@ -59,13 +61,15 @@ class Reply(NamedTuple):
     message: Message
 
 
-@dataclass(slots=True, eq=False)
 class Session:
     """One client socket; `pid` is its process's."""
 
-    pid: int
-    registered: set[int] = field(default_factory=set)
-    promiscuous: bool = False
+    __slots__ = ("pid", "promiscuous", "registered")
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self.registered: set[int] = set()
+        self.promiscuous = False
 
 
 class Request(NamedTuple):
@@ -85,8 +89,7 @@ class Ends(NamedTuple):
     dport: int
 
 
-@dataclass(slots=True, eq=False)
-class Larval:
+class Larval(NamedTuple):
     """An SPI that GETSPI gave away, waiting for its UPDATE. `added` in seconds."""
 
     session: Session
@@ -99,8 +102,7 @@ class Larval:
     added: float
 
 
-@dataclass(slots=True, eq=False)
-class Record:
+class Record(NamedTuple):
     """What messages said of an SA that only messages want back."""
 
     seq: int
@@ -224,5 +226,5 @@ def numbered(message: Message, told: list[tuple[Extension, ...]], dialect: Diale
     replies = []
     for at, extensions in enumerate(told):
         seq = count - 1 - at if dialect.is_bsd else (at + 1) % count
-        replies.append(Reply(Target.SENDER, replace(message, seq=seq, extensions=extensions)))
+        replies.append(Reply(Target.SENDER, message._replace(seq=seq, extensions=extensions)))
     return replies

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 
-from ..association import canonical
 from ..pfkey.extensions import Address, Extension
 from ..pfkey.kame import IpsecRequest, Policy
 from ..pfkey.numbers import Ext, IpsecMode, Level, PolicyType, SaType
 from ..pfkey.sockaddr import Sockaddr
+from ..terms import canonical
 from .lexer import Reader
 from .words import DIRECTIONS, LEVELS, MODES, POLICIES, UPPER
 

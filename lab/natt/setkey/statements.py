@@ -7,12 +7,12 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ..association import canonical
 from ..pfkey.extensions import Address, Extension, Key, Limits, Sa, SpiRange
 from ..pfkey.kame import NatTPort, NatTType, Sa2
 from ..pfkey.message import Message
 from ..pfkey.numbers import ANY_PROTOCOL, Ext, IpsecMode, MessageType, SaType
 from ..pfkey.sockaddr import Sockaddr
+from ..terms import canonical
 from ..wire import Encap
 from .lexer import Reader, SetkeyError
 from .policies import endpoint, policy_statement
@@ -191,15 +191,17 @@ def _add(reader: Reader) -> Message:
     # RFC 2367 wants both lifetimes or none, so the one that was left out stands for no limit.
     lifetimes = [Limits(kind, **values) for kind, values in limits.items()] if any(limits.values()) else []
     sa = Sa(spi, replay=window, auth=authentication[0], encrypt=encryption[0])
-    extensions = (*keys, *lifetimes, sa, Sa2(mode, reqid=reqid), *ends.nat_type(), *ends.addresses())
-    return Message(MessageType.ADD, ends.satype, extensions=(*extensions, *ends.ports()))
+    extensions: tuple[Extension, ...] = (*keys, *lifetimes, sa, Sa2(mode, reqid=reqid))
+    extensions += (*ends.nat_type(), *ends.addresses(), *ends.ports())
+    return Message(MessageType.ADD, ends.satype, extensions=extensions)
 
 
 def _getspi(reader: Reader) -> Message:
     ends = _ends(reader)
     spi = _spi(reader, low=0)
     span = SpiRange(spi or LOWEST_SPI, spi or HIGHEST_SPI)
-    extensions = (span, Sa2(IpsecMode.ANY), *ends.nat_type(), *ends.addresses(), *ends.ports())
+    extensions: tuple[Extension, ...] = (span, Sa2(IpsecMode.ANY))
+    extensions += (*ends.nat_type(), *ends.addresses(), *ends.ports())
     return Message(MessageType.GETSPI, ends.satype, extensions=extensions)
 
 

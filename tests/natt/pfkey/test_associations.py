@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from lab.natt.association import Direction, DontFragment, Lifetime, Mode, State
 from lab.natt.checksum import NatOaPolicy
 from lab.natt.ip import IPIP, build_ip
 from lab.natt.pfkey import kame
@@ -17,6 +15,7 @@ from lab.natt.pfkey.extensions import Address, Extension, Identity, Key, Limits,
 from lab.natt.pfkey.message import Message
 from lab.natt.pfkey.numbers import Dialect, Ext, MessageType, SaType
 from lab.natt.pfkey.sockaddr import Sockaddr
+from lab.natt.terms import Direction, DontFragment, Lifetime, Mode, State
 from lab.natt.wire import Encap
 
 LINUX, NETBSD, FREEBSD = Dialect
@@ -63,15 +62,15 @@ def updated(*more: Extension, **names: Any) -> Message:
 
 
 def getspi(*more: Extension, **changes: Any) -> Message:
-    return replace(Message(MessageType.GETSPI, SaType.ESP, 5, 77, (*ends(PEER, LOCAL), *more)), **changes)
+    return Message(MessageType.GETSPI, SaType.ESP, 5, 77, (*ends(PEER, LOCAL), *more))._replace(**changes)
 
 
 def without(message: Message, *kinds: Ext) -> Message:
-    return replace(message, extensions=tuple(one for one in message.extensions if one.kind not in kinds))
+    return message._replace(extensions=tuple(one for one in message.extensions if one.kind not in kinds))
 
 
 def exchanged(message: Message, extension: Extension) -> Message:
-    return replace(without(message, extension.kind), extensions=(
+    return without(message, extension.kind)._replace(extensions=(
         *without(message, extension.kind).extensions, extension,
     ))  # fmt: skip
 
@@ -240,10 +239,10 @@ REFUSED_ADDS: dict[str, tuple[Message, int, str]] = {
     "original address of another family": (
         added(*natt(1, 1), Address(Ext.X_NAT_T_OAI, Sockaddr("::1"), 0)), errno.EINVAL, "oa-source: ::1",
     ),
-    "AH": (replace(added(), satype=SaType.AH), errno.EPROTONOSUPPORT, "SA type 2: only ESP"),
-    "AH in UDP": (replace(added(*natt(1, 1)), satype=SaType.AH), errno.EINVAL, "does not go into UDP"),
-    "no SA type": (replace(added(), satype=0), errno.EINVAL, "SA type 0"),
-    "unknown SA type": (replace(added(), satype=200), errno.EINVAL, "SA type 200"),
+    "AH": (added()._replace(satype=SaType.AH), errno.EPROTONOSUPPORT, "SA type 2: only ESP"),
+    "AH in UDP": (added(*natt(1, 1))._replace(satype=SaType.AH), errno.EINVAL, "does not go into UDP"),
+    "no SA type": (added()._replace(satype=0), errno.EINVAL, "SA type 0"),
+    "unknown SA type": (added()._replace(satype=200), errno.EINVAL, "SA type 200"),
 }  # fmt: skip
 
 
@@ -264,8 +263,8 @@ def test_refused_updates_leave_all_as_it_was(engine: Make, name: str, state: str
     kernel.ask(getspi(SpiRange(0x10, 0x100)) if state == "larval" else added(spi=0x77))
     sa = message.find(Ext.SA, Sa)
     if sa is not None:
-        message = exchanged(message, replace(sa, spi=0x77))
-    assert kernel.refused(replace(message, type=MessageType.UPDATE)) == code
+        message = exchanged(message, sa._replace(spi=0x77))
+    assert kernel.refused(message._replace(type=MessageType.UPDATE)) == code
     assert text in kernel.reason
 
 
@@ -345,7 +344,7 @@ def test_getspi_then_update(engine: Make, dialect: Dialect) -> None:
     assert spi_of(kernel.ask(about(MessageType.GET, spi=0x1800))) == 0x1800
     assert kernel.refused(added(spi=0x1800)) == errno.EEXIST
     if dialect.is_bsd:
-        assert kernel.refused(replace(updated(spi=0x1800), pid=78)) == errno.EINVAL
+        assert kernel.refused(updated(spi=0x1800)._replace(pid=78)) == errno.EINVAL
     kernel.ask(updated(*natt(61001, 4500), spi=0x1800))
     assert (only(kernel).spi, only(kernel).state) == (0x1800, State.MATURE)
     assert len(kernel.send(Message(MessageType.DUMP))) == 1
@@ -511,7 +510,7 @@ def test_get_and_delete(engine: Make, dialect: Dialect) -> None:
     for number in (MessageType.GET, MessageType.DELETE):
         assert kernel.refused(about(number, spi=0x9999)) == NO_SUCH_SA[dialect]
         assert kernel.refused(without(about(number), Ext.ADDRESS_DST)) == errno.EINVAL
-        assert kernel.refused(replace(about(number), satype=SaType.AH)) == errno.ESRCH
+        assert kernel.refused(about(number)._replace(satype=SaType.AH)) == errno.ESRCH
     answer = kernel.ask(about(MessageType.DELETE))
     told = answer.find(Ext.SA, Sa)
     assert told is not None
@@ -574,7 +573,7 @@ def test_a_dump_said_again_makes_the_same_sas(engine: Make, dialect: Dialect) ->
     again = engine(dialect, LOCAL)
     for _, message in first:
         told = without(message, Ext.LIFETIME_CURRENT)
-        assert not again.ask(replace(told, type=MessageType.ADD)).errno
+        assert not again.ask(told._replace(type=MessageType.ADD)).errno
     assert again.send(Message(MessageType.DUMP)) == [(again.session, message) for _, message in first]
 
 

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import socket
 import struct
+from functools import partial
 from typing import Any
 
 import pytest
@@ -188,26 +189,27 @@ def extensions(kind: Ext, dialect: Dialect) -> st.SearchStrategy[Extension]:
     bits = st.tuples(u16, u16)
     combination = st.builds(Combination, u8, u8, u16, bits, bits, limits, limits)
     reqids = u16 if dialect.is_bsd else u32
+    build = partial(st.builds, kind=name)
     values: dict[Ext, st.SearchStrategy[Extension]] = {
-        Ext.SA: st.builds(Sa, u32, u8, u8, u8, u8, u32),
-        Ext.SENSITIVITY: st.builds(Sensitivity, u32, u8, words, u8, words),
-        Ext.PROPOSAL: st.builds(Proposal, u8, st.lists(combination, max_size=4).map(tuple)),
-        Ext.SPIRANGE: st.builds(SpiRange, u32, u32),
-        Ext.X_KMPRIVATE: st.builds(kame.Private, words),
-        Ext.X_POLICY: st.builds(
+        Ext.SA: build(Sa, u32, u8, u8, u8, u8, u32),
+        Ext.SENSITIVITY: build(Sensitivity, u32, u8, words, u8, words),
+        Ext.PROPOSAL: build(Proposal, u8, st.lists(combination, max_size=4).map(tuple)),
+        Ext.SPIRANGE: build(SpiRange, u32, u32),
+        Ext.X_KMPRIVATE: build(kame.Private, words),
+        Ext.X_POLICY: build(
             kame.Policy, u16, u8, u32, u32, st.lists(requests(reqids), max_size=3).map(tuple)
         ),
-        Ext.X_SA2: st.builds(kame.Sa2, u8, u32, u32),
-        Ext.X_NAT_T_TYPE: st.builds(kame.NatTType, u8),
+        Ext.X_SA2: build(kame.Sa2, u8, u32, u32),
+        Ext.X_NAT_T_TYPE: build(kame.NatTType, u8),
         Ext.X_NAT_T_SPORT: st.builds(kame.NatTPort, name, u16),
         Ext.X_NAT_T_DPORT: st.builds(kame.NatTPort, name, u16),
-        Ext.X_NAT_T_FRAG: st.builds(kame.NatTFragment, u16),
-        Ext.X_SEC_CTX: st.builds(kame.SecurityContext, u8, u8, st.binary(max_size=40)),
+        Ext.X_NAT_T_FRAG: build(kame.NatTFragment, u16),
+        Ext.X_SEC_CTX: build(kame.SecurityContext, u8, u8, st.binary(max_size=40)),
         Ext.X_KMADDRESS: pairs.map(lambda pair: kame.KmAddress(*pair)),
-        Ext.X_FILTER: st.builds(
+        Ext.X_FILTER: build(
             kame.Filter, st.binary(min_size=16, max_size=16), st.binary(min_size=16, max_size=16), u16, u8, u8
         ),
-        Ext.X_SA_REPLAY: st.builds(kame.SaReplay, u32),
+        Ext.X_SA_REPLAY: build(kame.SaReplay, u32),
     }
     return values[kind]
 

@@ -8,7 +8,6 @@ import signal
 import socket
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +72,7 @@ class Session:
     def exchange(self, message: Message) -> Message:
         """The answer to a request, the last one of a dump; what else comes waits for `told`."""
         self.number += 1
-        request = replace(message, seq=self.number, pid=os.getpid())
+        request = message._replace(seq=self.number, pid=os.getpid())
         self.socket.send(encode(request, self.abi))
         while True:
             answer = decode(self.socket.recv(1 << 20), self.abi)
@@ -225,7 +224,7 @@ def test_expire_is_told(end: Callable[..., End]) -> None:
 def test_what_the_system_refuses_is_the_answer(end: Callable[..., End], wire: Any) -> None:
     left = end("left")
     message = sa(MessageType.ADD, LEFT, RIGHT, None)
-    elsewhere = replace(message, extensions=(*message.extensions[:2], *addresses("10.7.7.7", RIGHT), *KEYS))
+    elsewhere = message._replace(extensions=(*message.extensions[:2], *addresses("10.7.7.7", RIGHT), *KEYS))
     assert left.keyd.exchange(elsewhere).errno == errno.EADDRNOTAVAIL
     index = int(left.where.run("ip -o link show natt0").split(":")[0])
     left.where.run(f"ip route add 10.20.0.1/32 dev eth0 table {4500 + index}")

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from lab.natt.association import Direction, Lifetime, Mode, SecurityAssociation, State, packed
+from lab.natt.association import SecurityAssociation
 from lab.natt.counters import Counters
 from lab.natt.ip import build_ip, parse_ip
 from lab.natt.output import OutputError, OutputPath
@@ -19,6 +18,7 @@ from lab.natt.pfkey.message import Message
 from lab.natt.pfkey.numbers import Dialect, Ext, Level, MessageType, PolicyDirection, PolicyType
 from lab.natt.pfkey.sockaddr import Sockaddr
 from lab.natt.spd import NOTHING, Network, Policy, Selector
+from lab.natt.terms import Direction, Lifetime, Mode, State, packed
 from lab.natt.wire import Encap
 
 LINUX, NETBSD, FREEBSD = Dialect
@@ -116,7 +116,7 @@ def test_add_get_dump_delete(engine: Make, dialect: Dialect) -> None:
     assert kernel.host.networks == {Network.parse(OTHER)}
     inward = told_of(kernel.ask(spd(tunnel(ends=(PEER, LOCAL)), direction=INBOUND, networks=(OTHER, INNER))))
     assert inward.id == (8 if dialect is LINUX else 2)
-    got = kernel.ask(replace(spd(number=MessageType.X_SPDGET), extensions=(kame.Policy(2, 2, policy.id),)))
+    got = kernel.ask(spd(number=MessageType.X_SPDGET)._replace(extensions=(kame.Policy(2, 2, policy.id),)))
     assert told_of(got) == policy
     dumped = kernel.send(Message(MessageType.X_SPDDUMP, pid=4))
     assert [told_of(message).id for _, message in dumped] == (
@@ -130,7 +130,7 @@ def test_add_get_dump_delete(engine: Make, dialect: Dialect) -> None:
     by_id = Message(MessageType.X_SPDDELETE2, extensions=(kame.Policy(0, 0, inward.id),))
     assert told_of(kernel.ask(by_id)).id == inward.id
     assert kernel.refused(by_id) == errno.ENOENT
-    assert kernel.refused(replace(by_id, type=MessageType.X_SPDGET)) == errno.ENOENT
+    assert kernel.refused(by_id._replace(type=MessageType.X_SPDGET)) == errno.ENOENT
     assert kernel.refused(Message(MessageType.X_SPDDUMP)) == errno.ENOENT
 
 
@@ -155,7 +155,7 @@ def test_add_update_setidx(engine: Make, dialect: Dialect) -> None:
 
 
 def request(**changes: Any) -> kame.IpsecRequest:
-    return replace(tunnel(), **changes)
+    return tunnel()._replace(**changes)
 
 
 REFUSED: dict[str, tuple[Message, int, str]] = {

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from lab.natt.association import packed
 from lab.natt.input import Mapping
 from lab.natt.ip import build_ip, parse_ip
 from lab.natt.pfkey.extensions import Extension, Limits, Proposal, Sa, Supported
 from lab.natt.pfkey.kame import Policy
 from lab.natt.pfkey.message import Message, decode
 from lab.natt.pfkey.numbers import Abi, Dialect, Ext, MessageType
+from lab.natt.terms import packed
 
 LINUX = Abi(Dialect.LINUX)
 LOCAL = {
@@ -37,11 +36,11 @@ def comparable(message: Message) -> Message:
         if isinstance(extension, Limits) and extension.kind is Ext.LIFETIME_CURRENT:
             extension = Limits(Ext.LIFETIME_CURRENT)
         if isinstance(extension, Policy):
-            extension = replace(extension, id=0)
+            extension = extension._replace(id=0)
         kept.append(extension)
     dump = message.type in (MessageType.DUMP, MessageType.X_SPDDUMP)
     seq = 0 if dump or message.type in COUNTED else message.seq
-    return replace(message, seq=seq, reserved=0, extensions=tuple(kept))
+    return message._replace(seq=seq, reserved=0, extensions=tuple(kept))
 
 
 def spi_of(message: Message) -> int:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from lab.natt.association import Mode, SecurityAssociation, State, packed
+from lab.natt.association import SecurityAssociation
 from lab.natt.input import Mapping
 from lab.natt.ip import build_ip, parse_ip
 from lab.natt.pfkey import kame
@@ -18,6 +17,7 @@ from lab.natt.pfkey.message import Message, decode, encode
 from lab.natt.pfkey.numbers import Dialect, Ext, MessageType, SaType
 from lab.natt.pfkey.sockaddr import Sockaddr
 from lab.natt.sadb import Expiry
+from lab.natt.terms import Mode, State, packed
 
 LINUX, NETBSD, FREEBSD = Dialect
 LOCAL, PEER, MOVED = "203.0.113.5", "198.51.100.1", "198.51.100.7"
@@ -86,11 +86,11 @@ def test_who_hears_answers(room: Room) -> None:
     alone = [("asker", MessageType.GETSPI, 0)]
     assert room.say("asker", Message(MessageType.GETSPI, ESP, 1, 1, ends())) == alone
     assert room.say("asker", added()) == everyone(MessageType.ADD)
-    named = replace(added(), extensions=added().extensions[:4])
-    assert room.say("asker", replace(named, type=MessageType.GET)) == [("asker", MessageType.GET, 0)]
+    named = added()._replace(extensions=added().extensions[:4])
+    assert room.say("asker", named._replace(type=MessageType.GET)) == [("asker", MessageType.GET, 0)]
     assert room.say("asker", added()) == [("asker", MessageType.ADD, errno.EEXIST)]
     assert room.say("asker", Message(MessageType.DUMP)) == [("asker", MessageType.DUMP, 0)] * 2
-    assert room.say("asker", replace(named, type=MessageType.DELETE)) == everyone(MessageType.DELETE)
+    assert room.say("asker", named._replace(type=MessageType.DELETE)) == everyone(MessageType.DELETE)
     assert room.say("asker", Message(MessageType.FLUSH)) == everyone(MessageType.FLUSH)
     policy = kame.Policy(0, 2)
     assert room.say("idle", Message(MessageType.X_SPDADD, extensions=(*ends(), policy))) == everyone(
@@ -269,15 +269,15 @@ def test_nobody_registered_nobody_asked(room: Room) -> None:
 def test_a_blocking_policy_asks_nobody(room: Room) -> None:
     blocking = spdadd()
     policy = kame.Policy(0, 2)
-    room.say("asker", replace(blocking, extensions=(*blocking.extensions[:2], policy)))
+    room.say("asker", blocking._replace(extensions=(*blocking.extensions[:2], policy)))
     assert meet(room, "10.1.0.1", "10.2.0.1") == []
 
 
 def test_acquire_from_userland_reaches_the_registered(room: Room) -> None:
     wanted = Message(MessageType.ACQUIRE, ESP, 9, 10, (*ends(LOCAL, PEER), Proposal(32)))
     assert room.say("asker", wanted) == [("keyd", MessageType.ACQUIRE, 0)]
-    assert room.say("asker", replace(wanted, extensions=wanted.extensions[:2]))[0][2] == errno.EINVAL
-    assert room.say("asker", replace(wanted, satype=SaType.AH))[0][2] == errno.EPROTONOSUPPORT
+    assert room.say("asker", wanted._replace(extensions=wanted.extensions[:2]))[0][2] == errno.EINVAL
+    assert room.say("asker", wanted._replace(satype=SaType.AH))[0][2] == errno.EPROTONOSUPPORT
     room.say("keyd", added(source=LOCAL, destination=PEER))
     assert room.say("asker", wanted)[0][2] == errno.EEXIST
 
@@ -386,10 +386,10 @@ def test_a_mapping_held_back_is_dropped_when_it_is_no_news(engine: Make) -> None
     (sa,) = room.engine.sadb
     heard(room, sa, PEER, 30048)
     heard(room, sa, PEER, 30049)
-    update = replace(added(), type=MessageType.UPDATE)
+    update = added()._replace(type=MessageType.UPDATE)
     ports = (kame.NatTPort(Ext.X_NAT_T_SPORT, 30049), kame.NatTPort(Ext.X_NAT_T_DPORT, 4500))
     body = tuple(one for one in update.extensions if not isinstance(one, kame.NatTPort))
-    assert room.say("keyd", replace(update, extensions=(*body, *ports))) == everyone(MessageType.UPDATE)
+    assert room.say("keyd", update._replace(extensions=(*body, *ports))) == everyone(MessageType.UPDATE)
     room.engine.now += 1
     assert room.engine.server.tick(room.engine.now) == []
     assert (sa.sport, sa.heard) == (30049, (PEER, 30049))
