@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -47,14 +46,14 @@ class Replay:
         """What iked hears for a request of its own."""
         if request.type == MessageType.X_SPDGET:
             assert self.policy is not None
-            request = replace(request, extensions=(self.policy,))
+            request = request._replace(extensions=(self.policy,))
         return self._heard(self.kernel.send(request))
 
     def happen(self, told: Message) -> list[Message]:
         """What iked hears where the recorded message answers nothing that it asked."""
         if told.pid not in (0, self.pid):
             kept = tuple(one for one in told.extensions if one.kind in ASKED_FOR)
-            return self._heard(self.kernel.send(replace(told, extensions=kept), self.other))
+            return self._heard(self.kernel.send(told._replace(extensions=kept), self.other))
         if told.type == MessageType.ACQUIRE:
             found = acquired(self.kernel)
             self.policy = found[0].find(Ext.X_POLICY, Policy)
@@ -80,7 +79,7 @@ def number(message: Message) -> tuple[int, int, int]:
 def without_proposal(message: Message) -> Message:
     """Linux proposes no combination for policies that came over PF_KEY; nobody is known to read any."""
     kept: list[Extension] = [one for one in message.extensions if not isinstance(one, Proposal)]
-    return replace(message, extensions=tuple(kept))
+    return message._replace(extensions=tuple(kept))
 
 
 @pytest.mark.parametrize("file", LOCAL)
