@@ -3,12 +3,17 @@
 import struct
 
 
-def run(program: bytes, load_word, load_octet, length: int) -> int:
-    """What a program returns; `load_word` and `load_octet` take an offset."""
+def run(program: bytes, load_word, load_octet, length: int, seen=None) -> int:
+    """What a program returns; `load_word` and `load_octet` take an offset.
+
+    Each instruction is appended to `seen`: operation and value.
+    """
     code = [struct.unpack_from("=HBBI", program, at) for at in range(0, len(program), 8)]
     at, accumulator = 0, 0
     while True:
         operation, then, otherwise, value = code[at]
+        if seen is not None:
+            seen.append((operation, value))
         at += 1
         if operation == 0x20:
             accumulator = load_word(value)
@@ -41,7 +46,7 @@ def run_on_packet(program: bytes, payload: bytes) -> int:
     return run(program, word, octet, len(payload))
 
 
-def run_on_call(program: bytes, audit: int, number: int, *arguments: int) -> int:
+def run_on_call(program: bytes, audit: int, number: int, *arguments: int, seen=None) -> int:
     """As a seccomp filter: words are of this host's order, in `struct seccomp_data`."""
     padded = [*arguments, 0, 0, 0, 0, 0, 0][:6]
     data = struct.pack("<iIQ6Q", number, audit, 0x7F0000001000, *(one & (1 << 64) - 1 for one in padded))
@@ -49,4 +54,4 @@ def run_on_call(program: bytes, audit: int, number: int, *arguments: int) -> int
     def word(offset: int) -> int:
         return int.from_bytes(data[offset : offset + 4], "little")
 
-    return run(program, word, lambda offset: data[offset], len(data))
+    return run(program, word, lambda offset: data[offset], len(data), seen)
