@@ -20,6 +20,7 @@ from lab.errors import UnavailableError as UnavailableError
 from lab.net.errors import NetworkError
 from lab.net.namespace import Namespace
 from lab.net.queue import Queue
+from lab.unpacked import LIBRESWAN, PLUTO, cache_folder, libreswan
 
 UDP_ENCAP = 100
 AF_KEY = 15
@@ -206,6 +207,14 @@ def _racoon() -> str:
     return path
 
 
+def _libreswan() -> str:
+    root = libreswan()
+    if root is None:
+        place = os.environ.get(LIBRESWAN) or f"{cache_folder()}/libreswan-*"
+        raise _ProbeFailedError(f"{place}/{PLUTO} is not there (scripts/setup unpacks it)")
+    return str(root / PLUTO)
+
+
 def _seccomp_notify() -> str:
     with open(SECCOMP_ACTIONS) as file:
         if "user_notif" not in file.read().split():
@@ -251,6 +260,7 @@ _PROBES: dict[str, tuple[Callable[[], str], str]] = {
     "kernel-libipsec": (_libipsec, "strongSwan where the kernel has no ESP"),
     "iked": (lambda: _program(IKED, "openiked"), "the openiked and openiked+natt peers"),
     "racoon": (_racoon, "the racoon+natt peer"),
+    "libreswan": (_libreswan, "the libreswan peer"),
     "seccomp-notify": (_seccomp_notify, "unmodified key managers on natt's stack (nattd run)"),
     "UDP_ENCAP": (lambda: _udp_encap(2), "comparing our demultiplexing with this kernel's (RFC 3948)"),
     "UDP_ENCAP_NON_IKE": (

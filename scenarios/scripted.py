@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
+from lab.capture.packets import Packets
 from lab.cell import Cell
 from lab.ike.deviation import Deviation
 from lab.ike.ikev1.peer import Ikev1Peer
@@ -39,3 +40,8 @@ def scripted(
         first = machine.initiate
         runner.do(partial(first, children=children) if isinstance(machine, Ikev1Peer) else first)
         yield runner
+
+
+def has_repeats(messages: Packets) -> bool:
+    """Whether one of the messages was sent more than once: nobody answered it."""
+    return len({message.ike_octets for message in messages}) < len(messages)

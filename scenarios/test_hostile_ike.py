@@ -31,7 +31,7 @@ from scenarios.misbehaviour import (
     REFUSED,
     outcome,
 )
-from scenarios.scripted import scripted
+from scenarios.scripted import has_repeats, scripted
 
 SECONDS_OF_SILENCE, PATIENCE = 0.3, 8.0
 """Retransmissions come after one second and after two more."""
@@ -119,6 +119,10 @@ def nat_d_in(match: Match, position: int | None = None) -> list[Deviation]:
     return [d.InsertPayload(match, Payload(RFC3947.nat_d, bytes(32)), position)] * 2
 
 
+REFUSES_STRANGERS = ("libreswan",)
+"""Peers that drop a message of main mode with NAT-D where it has no meaning; the others ignore it."""
+
+
 @scenario(
     "ROB-10",
     pairs=responders(),
@@ -135,6 +139,12 @@ def nat_d_elsewhere_is_ignored(cell: Cell) -> None:
         IKEV2: {"IKE_AUTH": [d.InsertPayload(AUTH, Payload(NOTIFY, false))]},
     }
     for name, deviations in places[cell.version].items():
+        if cell.version == IKEV1_MAIN and cell.spec.right in REFUSES_STRANGERS:
+            begun = len(cell.seen)
+            with scripted(cell, *deviations, children=0) as runner, runner.background():
+                cell.until(lambda seen, begun=begun: has_repeats(seen[begun:].ike), "another attempt")  # type: ignore[misc]
+            assert not cell.right.has_ike
+            continue
         with scripted(cell, *deviations, children=0) as runner, runner.background():
             machine = runner.machine
             wait_until(

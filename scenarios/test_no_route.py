@@ -9,6 +9,8 @@ from lab.wait import wait_until
 
 IKE = (IKEV1_MAIN, IKEV2)
 NONE: frozenset[str] = frozenset()
+MOVES_NOT = ("strongswan", "libreswan")
+"""A pair without MOBIKE: libreswan agrees to it only where its connection leaves the other address open."""
 
 
 @scenario("B24", topologies=("direct",), versions=IKE, features=("ike", "nat-detection"), child=False)
@@ -16,7 +18,11 @@ def a_late_route_looks_like_no_nat(cell: Cell) -> None:
     begin_without_route(cell)
     # charon without an address says that there is a NAT, so that both ends act alike (5.9.6), and takes it
     # back with an address update. With IKEv1 it has one by the time of NAT-D.
-    wait_until(lambda: cell.left.nat_flags() == cell.right.nat_flags() == NONE, "no NAT at either end")
+    if cell.version == IKEV2 and (cell.spec.left, cell.spec.right) == MOVES_NOT:
+        cell.watch_for(1.0, lambda seen: cell.right.nat_flags() == NONE)
+        assert (cell.left.nat_flags(), cell.right.nat_flags()) == ({"nat-local"}, {"nat-remote"})
+    else:
+        wait_until(lambda: cell.left.nat_flags() == cell.right.nat_flags() == NONE, "no NAT at either end")
 
 
 @scenario("B86", topologies=("direct",), versions=(IKEV2,), features=("ike",), mobike=False)

@@ -162,11 +162,11 @@ def pack_chain(payloads: Iterable[Payload]) -> tuple[int, bytes]:
     return (listed[0].type if listed else 0), octets
 
 
-def parse_chain(first: int, octets: bytes, last: Iterable[int] = (), padded: bool = False) -> list[Payload]:
+def parse_chain(first: int, octets: bytes, last: Iterable[int] = (), spare: int = 0) -> list[Payload]:
     """The payloads of a chain whose first type is `first`.
 
     A payload of a type in `last` ends the chain: its next-payload field belongs to what it encrypts
-    and is kept in `following`. With `padded` octets may follow the chain (IKEv1 padding). MalformedError.
+    and is kept in `following`. At most `spare` octets may follow the chain (IKEv1 padding). MalformedError.
     """
     ends = frozenset(last)
     found: list[Payload] = []
@@ -187,6 +187,6 @@ def parse_chain(first: int, octets: bytes, last: Iterable[int] = (), padded: boo
             break
         found.append(Payload(kind, body, int(generic.flags)))
         kind = following
-    if offset != len(octets) and not padded:
+    if len(octets) - offset > spare:
         raise MalformedError(f"{len(octets) - offset} octets after the last payload")
     return found

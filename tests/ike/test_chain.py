@@ -58,4 +58,6 @@ def test_a_chain_ends_at_the_encrypted_payload_and_keeps_what_is_inside() -> Non
 
 def test_a_padded_chain_is_for_ikev1() -> None:
     octets = pack_chain([Payload(8, b"hash")])[1] + bytes(5)
-    assert parse_chain(8, octets, padded=True) == [Payload(8, b"hash")]
+    assert parse_chain(8, octets, spare=5) == [Payload(8, b"hash")]
+    with pytest.raises(MalformedError, match="5 octets after the last payload"):
+        parse_chain(8, octets, spare=4)

@@ -16,7 +16,7 @@ from ..transport import Endpoint, wrap
 from .config import Config
 from .fragments import split
 from .keys import Phase1Keys, decrypt, encrypt, phase2_iv
-from .numbers import ENCRYPTED, VERSION, PayloadType
+from .numbers import ENCRYPTED, PADDING, VERSION, PayloadType
 
 PHASE_1 = 0
 """Message id of phase 1, and the key of its exchange."""
@@ -141,14 +141,14 @@ class Channel:
         key or IV nothing sensible comes out (RFC 2409 section 5).
         """
         if not header.flags & ENCRYPTED:
-            payloads = parse_chain(header.next_payload, octets)
+            payloads = parse_chain(header.next_payload, octets, spare=PADDING)
         else:
             if self.keys is None:
                 raise MalformedError(f"encrypted message {header.message_id:08x}: there is no key yet")
             exchange = self.exchange(header.message_id)
             cipher = self.keys.suite.encryption
             clear, pending = decrypt(cipher, self.keys.encryption_key, exchange.iv, octets)
-            payloads = parse_chain(header.next_payload, clear, padded=True)
+            payloads = parse_chain(header.next_payload, clear, spare=len(clear))
             exchange.pending_iv = pending
         message = self.pipeline.message(IN, Message.of(header, payloads))
         return Opened(message, pack_chain(payloads[1:])[1])

@@ -7,6 +7,8 @@ import enum
 VERSION = 0x10
 ENCRYPTED = 1
 DOI_IPSEC = 1
+PADDING = 3
+"""Octets that may follow the payloads of a message in clear: some peers make its length a multiple of 4."""
 
 
 class ExchangeType(enum.IntEnum):

@@ -16,7 +16,7 @@ from .channel import PHASE_1, Opened
 from .config import AGGRESSIVE_MODE, MAIN_MODE
 from .exchanges import Exchanges
 from .handshake import State
-from .numbers import ENCRYPTED, PROTO_ESP, ExchangeType, PayloadType
+from .numbers import ENCRYPTED, PADDING, PROTO_ESP, ExchangeType, PayloadType
 from .payloads import Notify
 from .phase1 import Phase1
 from .phase2 import check_hashed
@@ -208,7 +208,9 @@ class Ikev1Peer(Exchanges):
             return actions + (self._on_established(sa, now) if sa.established and not before else [])
         if not header.flags & ENCRYPTED:
             if header.exchange == ExchangeType.INFORMATIONAL:
-                return self._informational.unprotected(parse_chain(header.next_payload, body), datagram)
+                return self._informational.unprotected(
+                    parse_chain(header.next_payload, body, spare=PADDING), datagram
+                )
             raise MalformedError(f"exchange {header.exchange}: it is not encrypted")
         if not sa.established:
             return [Event("ignored", {"why": f"exchange {header.exchange} before phase 1 is finished"})]
