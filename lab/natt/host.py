@@ -42,7 +42,8 @@ class LocalHost:
     def serve(self, sa: SecurityAssociation) -> None:
         """Hear bare ESP at the local end of an SA; OSError if that cannot be and the SA needs it.
 
-        An SA in UDP does without where there is no right to raw sockets.
+        An SA in UDP does without where there is no right to raw sockets. One between addresses of others is
+        taken, as kernels do, and carries nothing.
         """
         self.hear(sa.source if sa.direction is Direction.OUT else sa.destination, sa.encap)
 
@@ -56,9 +57,9 @@ class LocalHost:
         try:
             raw = self._encapsulator.open_raw(local)
         except OSError as error:
-            if encap is Encap.NONE or error.errno not in (errno.EPERM, errno.EADDRNOTAVAIL):
-                raise OSError(error.errno, f"{where}: {error.strerror}") from None
-            return
+            if error.errno == errno.EADDRNOTAVAIL or (error.errno == errno.EPERM and encap is not Encap.NONE):
+                return
+            raise OSError(error.errno, f"{where}: {error.strerror}") from None
         self._loop.register(raw, partial(self._raw_ready, local))
 
     def _claim(self, address: str, where: str) -> None:

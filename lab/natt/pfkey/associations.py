@@ -25,6 +25,7 @@ from .state import (
     addresses_of,
     ends_named,
     ends_of,
+    flushed_replies,
     numbered,
     ports_of,
     require_esp,
@@ -246,12 +247,14 @@ class AssociationRequests:
         """Take every SA of a type out, all for UNSPEC; also those of the configuration file."""
         message = request.message
         known_type(message)
+        flushed = 0
         if message.satype in (SaType.ESP, SaType.UNSPEC):
+            flushed = len(list(self._state.sadb)) + len(self._state.larvals)
             for sa in list(self._state.sadb):
                 self._remove(sa)
             self._state.larvals.clear()
             self._resolution.resolve()
-        return [Reply(Target.ALL, message.answer())]
+        return flushed_replies(message, self._dialect, bool(flushed))
 
     def dump(self, request: Request) -> list[Reply]:
         """Tell the sender of every SA of a type; sadb_msg_seq is 0 in the last. ENOENT when there is none."""
@@ -259,12 +262,19 @@ class AssociationRequests:
         known_type(message)
         told = []
         if message.satype in (SaType.ESP, SaType.UNSPEC):
-            told = [describe_sa(state, sa, keys=True) for sa in state.sadb]
+            told = [describe_sa(state, sa, keys=True) for sa in self._listed()]
             told += [describe_larval(state, larval) for larval in state.larvals]
         if not told:
             raise PfKeyError(errno.ENOENT, "no SA")
         answer = Message(MessageType.DUMP, SaType.ESP, pid=message.pid)
         return numbered(answer, told, self._dialect)
+
+    def _listed(self) -> list[SecurityAssociation]:
+        """Linux begins with the newest, a later one of the configuration file's before all."""
+        if self._dialect is not Dialect.LINUX:
+            return list(self._state.sadb)
+        known = list(self._state.records)
+        return [sa for sa in self._state.sadb if sa not in self._state.records] + known[::-1]
 
     def expire_larvals(self, now: float) -> list[Reply]:
         """Forget larval SAs that got no UPDATE; Linux tells of it with an EXPIRE."""

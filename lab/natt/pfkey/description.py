@@ -9,13 +9,15 @@ from ..wire import Encap
 from .algorithms import algorithm_numbers
 from .extensions import Address, Extension, Key, Limits, Sa
 from .kame import NatTFragment, NatTPort, NatTType, Sa2
-from .numbers import ANY_PROTOCOL, NUMBERS, Dialect, Ext, IpsecMode
+from .numbers import ANY_PROTOCOL, NUMBERS, Dialect, Ext, IpsecMode, LinuxFlag
 from .sockaddr import Sockaddr
 from .state import LARVAL_SECONDS, KeyState, Larval, Record
 
 if TYPE_CHECKING:
     from ..association import SecurityAssociation
 
+_LINUX_FLAGS = LinuxFlag.NOPMTUDISC | LinuxFlag.DECAP_DSCP | LinuxFlag.NOECN
+"""Of sadb_sa_flags what Linux tells of: setkey sends others, too."""
 _MODES = {Mode.TRANSPORT: IpsecMode.TRANSPORT, Mode.TUNNEL: IpsecMode.TUNNEL}
 
 
@@ -73,10 +75,11 @@ def describe_sa(
 ) -> tuple[Extension, ...]:
     """All there is to tell of an SA; `limits` chooses lifetimes beside CURRENT, both unless given."""
     record = record_of(state, sa)
+    flags = record.flags & _LINUX_FLAGS if state.abi.dialect is Dialect.LINUX else record.flags
     if limits is None:
         limits = (Ext.LIFETIME_HARD, Ext.LIFETIME_SOFT)
     shown = State.DEAD if is_deleted else sa.state
-    told: list[Extension] = [Sa(sa.spi, record.replay, int(shown), record.auth, record.encrypt, record.flags)]
+    told: list[Extension] = [Sa(sa.spi, record.replay, int(shown), record.auth, record.encrypt, flags)]
     for kind in limits:
         told.append(_limits(kind, sa.hard if kind is Ext.LIFETIME_HARD else sa.soft))
     told += [

@@ -23,7 +23,7 @@ from .numbers import (
     PolicyType,
 )
 from .resolution import PolicyEntry, Resolution
-from .state import KeyState, Reply, Request, Target, addresses_of, numbered
+from .state import KeyState, Reply, Request, Target, addresses_of, flushed_replies, numbered
 
 _ESP = 50
 _TYPES = (PolicyType.DISCARD, PolicyType.NONE, PolicyType.IPSEC)
@@ -162,8 +162,9 @@ class PolicyRequests:
 
     def flush(self, request: Request) -> list[Reply]:
         """SPDFLUSH: every policy goes."""
+        had_any = bool(self._resolution.entries)
         self._replace([])
-        return [Reply(Target.ALL, request.message.answer())]
+        return flushed_replies(request.message, self._state.abi.dialect, had_any)
 
     def _describe(self, entry: PolicyEntry) -> tuple[Extension, ...]:
         added = int(entry.added + self._state.epoch)

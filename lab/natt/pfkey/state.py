@@ -228,3 +228,11 @@ def numbered(message: Message, told: list[tuple[Extension, ...]], dialect: Diale
         seq = count - 1 - at if dialect.is_bsd else (at + 1) % count
         replies.append(Reply(Target.SENDER, message._replace(seq=seq, extensions=extensions)))
     return replies
+
+
+def flushed_replies(message: Message, dialect: Dialect, had_any: bool) -> list[Reply]:
+    """Linux answers FLUSH and SPDFLUSH to the sender, and where it took anything out tells all, too."""
+    everybody = [Reply(Target.ALL, message.answer())]
+    if dialect is not Dialect.LINUX:
+        return everybody
+    return [Reply(Target.SENDER, message.answer())] + (everybody if had_any else [])

@@ -100,9 +100,11 @@ class Engine:
         return [(session, decode(octets, self.abi)) for session, octets in deliveries]
 
     def ask(self, message: Message) -> Message:
-        """The only answer, to the sender."""
-        ((session, answer),) = self.send(message)
+        """The only answer, to the sender; Linux tells all of what was flushed besides."""
+        (session, answer), *rest = self.send(message)
         assert session is self.session
+        if message.type not in (MessageType.FLUSH, MessageType.X_SPDFLUSH):
+            assert rest == []
         return answer
 
     def refused(self, message: Message) -> int:

@@ -116,7 +116,7 @@ def test_recorded_octets_come_back(recorded: list[Any]) -> None:
         ]
         if changed:
             dirty[message.file, message.line] = changed
-    assert len(recorded) == 188
+    assert len(recorded) == 230
     sin_zero = list(range(256, 264))
     policy = [103, 118, 119, 124, 125, 126, 127]
     right = "racoon-rfc-transport-gen-right"

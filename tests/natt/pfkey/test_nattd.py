@@ -221,11 +221,18 @@ def test_expire_is_told(end: Callable[..., End]) -> None:
     assert left.keyd.exchange(Message(MessageType.DUMP)).errno == errno.ENOENT
 
 
-def test_what_the_system_refuses_is_the_answer(end: Callable[..., End], wire: Any) -> None:
+def test_an_sa_between_others_is_taken(end: Callable[..., End]) -> None:
+    """As Linux 6.1 does."""
     left = end("left")
     message = sa(MessageType.ADD, LEFT, RIGHT, None)
     elsewhere = message._replace(extensions=(*message.extensions[:2], *addresses("10.7.7.7", RIGHT), *KEYS))
-    assert left.keyd.exchange(elsewhere).errno == errno.EADDRNOTAVAIL
+    assert left.keyd.exchange(elsewhere).errno == 0
+    table = left.nattd.client().ask(op="sas")["sas"]
+    assert [(entry["source"], entry["packets"]) for entry in table] == [("10.7.7.7", 0)]
+
+
+def test_what_the_system_refuses_is_the_answer(end: Callable[..., End], wire: Any) -> None:
+    left = end("left")
     index = int(left.where.run("ip -o link show natt0").split(":")[0])
     left.where.run(f"ip route add 10.20.0.1/32 dev eth0 table {4500 + index}")
     assert left.keyd.exchange(policy(MessageType.X_SPDADD, LEFT, RIGHT, 2)).errno == errno.EEXIST

@@ -76,9 +76,9 @@ def test_a_recorded_conversation(file: str, recorded: list[Any], engine: Callabl
     for line in lines:
         message = decode(line.octets, LINUX)
         if not line.from_kernel:
-            got += [answer for _, answer in kernel.send(message)]
-            if message.type in UNREAD:
-                got.pop()
+            answers = [answer for _, answer in kernel.send(message)]
+            if message.type not in UNREAD:
+                got += answers
             continue
         expected.append(message)
         if message.type == MessageType.ACQUIRE:
@@ -93,6 +93,27 @@ def test_a_recorded_conversation(file: str, recorded: list[Any], engine: Callabl
         return [comparable(message) for message in found]
 
     assert arrange(got) == arrange(expected)
+
+
+def test_what_setkey_heard(recorded: list[Any], engine: Callable[..., Any]) -> None:
+    """Also of SAs between addresses of others, which it may add, and of dumps, which have an order."""
+    kernel = engine(Dialect.LINUX, "10.1.0.2")
+    got: list[Message] = []
+    due: list[Message] = []
+    for line in (line for line in recorded if line.file == "setkey"):
+        message = decode(line.octets, LINUX)
+        if line.from_kernel:
+            due.append(message)
+        else:
+            got += [answer for _, answer in kernel.send(message)]
+    assert got[-1] == got[-2] == due[-1], "FLUSH is answered, and told to all; setkey reads no more"
+    del got[-1]
+    assert [one.seq for one in got if one.type == MessageType.DUMP] == [0, 1, 2, 0]
+    assert list(map(heard, got)) == list(map(heard, due))
+
+
+def heard(message: Message) -> tuple[Message, int]:
+    return comparable(message), message.seq
 
 
 def acquired(kernel: Any) -> list[Message]:
