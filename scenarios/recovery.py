@@ -1,10 +1,11 @@
 """How two ends find each other again after the NAT has given the left one another port."""
 
+import re
 from typing import Any
 
 from lab.capture.expect import expect
 from lab.cell import Cell
-from lab.peers.peer import IKEV2, LIBIPSEC
+from lab.peers.peer import IKEV2, KERNEL, LIBIPSEC
 from lab.wait import wait_until
 
 
@@ -65,6 +66,22 @@ def has_moved(cell: Cell, port: int, before: frozenset[int]) -> bool:
         return bool(cell.right.manager.children[-1].outbound.destination.port == port)
     has_ike = any(int(sa.get("remote-port", 0)) == port for sa in cell.right.sas())
     return has_ike and (cell.right.engine != LIBIPSEC or bool(cell.right.inbound_spis() - before))
+
+
+def sends_to(cell: Cell, endpoint: tuple[str, int]) -> bool:
+    """Whether the right end's ESP goes there, by what it or its kernel says of its SA.
+
+    To ask by a packet would be to have the other end answer.
+    """
+    address, port = endpoint
+    if cell.right.engine == KERNEL:
+        state = cell.endpoint("right").node.run(["ip", "-o", "xfrm", "state"]).check().stdout
+        sought = re.compile(rf"dst {re.escape(address)}\b.*dport {port}\b")
+        return any(sought.search(line) for line in state.splitlines())
+    if cell.spec.right == "natt":
+        sas = [sa for sa in cell.right.sas() if sa["direction"] == "out"]
+        return bool((sas[-1]["destination"], sas[-1]["dport"]) == endpoint)
+    return any((sa["remote-host"], int(sa["remote-port"])) == endpoint for sa in cell.right.sas())
 
 
 def living_spis(cell: Cell, side: str) -> frozenset[int]:

@@ -8,15 +8,18 @@ from lab.cell import Cell
 from lab.peers.peer import IKE_PORT, IKEV1_MAIN, IKEV2, MANUAL, NAT_T_PORT
 from lab.scenario import scenario
 from lab.wait import wait_until
-from scenarios.expected import among
+from scenarios.expected import among, by_engine, outcome
 from scenarios.injection import as_arriving, datagram, example, held_back, inject
 from scenarios.inner import came_before_now, inner_sink
 from scenarios.mapping import OTHER_ADDRESS, endpoint_of, nat, outside, sent_back
-from scenarios.recovery import has_moved
+from scenarios.recovery import sends_to
 
 SAME = (("natt", "natt"), ("strongswan", "strongswan"))
-FOLLOWS = {"natt": True, "strongswan": False}
-"""Whether fresh ESP from another port of the NAT moves the peer: libipsec does not tell of it."""
+FOLLOWS_PORT = {"natt": True, "strongswan": by_engine(kernel=True, libipsec=False)}
+FOLLOWS_ADDRESS = {"natt": False, "strongswan": by_engine(kernel=True, libipsec=False)}
+"""Whether fresh ESP from another port of the NAT, or from another address, moves the peer: libipsec does not
+tell of it, and PF_KEY moves no SA to another address."""
+THIEF = "02:00:00:00:00:99"
 HOST_UNREACHABLE, PROTOCOL_UNREACHABLE, PORT_UNREACHABLE, PROHIBITED = 1, 2, 3, 13
 
 
@@ -29,15 +32,20 @@ def stolen_fresh_esp_moves_until_the_next_genuine_packet(cell: Cell) -> None:
     cell.connect()
     cell.ping()
     before = outside(cell)
-    follows = FOLLOWS[cell.spec.right] and cell.version == IKEV2
-    for thief, moves in (((OTHER_ADDRESS, NAT_T_PORT), False), ((before[0], 5001), follows)):
+    tables = (FOLLOWS_ADDRESS, FOLLOWS_PORT)
+    follows = [cell.version == IKEV2 and outcome(table, cell.right) for table in tables]
+    # What goes to the thief is to be seen on the link.
+    neighbour = ["ip", "neigh", "replace", OTHER_ADDRESS, "lladdr", THIEF, "dev", "wan"]
+    cell.endpoint("right").node.run(neighbour).check()
+    thieves = (OTHER_ADDRESS, NAT_T_PORT), (before[0], 5001)
+    for thief, moves in zip(thieves, follows, strict=True):
         with inner_sink(cell) as sink:
             stolen = held_back(cell, sink, b"stolen")
             inject(cell, "wan", as_arriving(example(cell), stolen, thief))
             assert sink.until(b"stolen") == []
             there = thief if moves else before
             # Only then: a packet that still goes to the client makes it send a genuine one.
-            wait_until(lambda moves=moves: not moves or has_moved(cell, 5001, frozenset()), "the SA to move")  # type: ignore[misc]
+            wait_until(lambda there=there: sends_to(cell, there), f"the SA to {there}")  # type: ignore[misc]
             assert endpoint_of(sent_back(cell)) == there
             # The original, late, is a replay by now and moves nobody.
             inject(cell, "wan", as_arriving(example(cell), stolen))

@@ -25,6 +25,8 @@ FOLLOWS_PORT = {"natt": True, "strongswan": by_engine(kernel=True, libipsec=Fals
 message."""
 FOLLOWS_ADDRESS = {"natt": False, "strongswan": by_engine(kernel=True, libipsec=False)}
 """And to another address: of the dialects of PF_KEY that tell of a new mapping none moves an SA to one."""
+LIFETIME = 30
+"""Seconds that a mapping of UDP lives at a NAT that has no need to forget."""
 FIRST, FLOOD, BATCH = 1000, 10000, 100
 
 
@@ -160,6 +162,7 @@ def a_stale_entry_keeps_the_old_mapping(cell: Cell) -> None:
     assert outside(cell) == before
     nat(cell).expire()
     wait_until(lambda: flow(cell) is None, "the NAT to forget the NAT-T flow")
+    nat(cell).expire(LIFETIME)
     nat(cell).load(nat_rules(replace(nat(cell).config, ports=ports)))
     expect_moved(cell, before)
     assert outside(cell)[1] in ports
