@@ -36,7 +36,7 @@ def test_a_value_that_means_nothing_is_named(values: dict[str, Any], message: st
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"esp": "aes-gcm-16-esn"}, "strongswan: ESP suite aes-gcm-16-esn"),
+        ({"replay_window": 900}, "strongswan: replay_window 900"),
         ({"tfc": 900}, "strongswan: tfc 900"),
         ({"udp_encapsulation": "espinudp-non-ike"}, "strongswan: udp_encapsulation espinudp-non-ike"),
     ],

@@ -250,7 +250,7 @@ def test_life_of_an_sa_charon_began():
         first = live.peer.children[0]
         live.until(lambda: live.events("dpd-asked"), "charon's R-U-THERE")
 
-        asked(lambda: charon._session.rekey({"child": "net"}))
+        asked(lambda: charon._session.command("rekey", {"child": "net"}))
         live.until(lambda: len(live.of(InstallSa)) == 2, "charon's new child")
         # In IKEv1 charon leaves the old child to its lifetime (charon.delete_rekeyed = no).
         both = {(f"{c.outbound.spi:08x}", f"{c.inbound.spi:08x}", "yes") for c in live.peer.children}
@@ -259,7 +259,7 @@ def test_life_of_an_sa_charon_began():
         assert len(both) == 2
 
         old = live.peer.store.current()
-        asked(lambda: charon._session.rekey({"ike": "lab"}))
+        asked(lambda: charon._session.command("rekey", {"ike": "lab"}))
         # charon deletes the old one ten seconds later.
         live.until(lambda: live.peer.store.current() is not old, "charon's new phase 1")
         assert live.peer.store.current().channel.local.port == 4500
@@ -267,7 +267,7 @@ def test_life_of_an_sa_charon_began():
         assert len(live.peer.children) == 2
         assert cookies(charon) == cookies_of(live.peer)
 
-        asked(lambda: list(charon._session.terminate({"ike": "lab"})))
+        asked(lambda: charon._session.command("terminate", {"ike": "lab"}))
         live.until(lambda: not live.peer.phase1s, "charon's DELETE of phase 1")
         assert live.peer.children == ()
         assert not live.events("malformed") + live.events("authentication-failed")
@@ -365,14 +365,9 @@ class StrongSwanWith(StrongSwan):
 
     terms: ClassVar[dict[str, object]] = {}
 
-    def _load(self):
-        session, self._session = self._session, self
-        self.load_shared = session.load_shared
-        self.load_conn = lambda told: session.load_conn({"lab": {**told["lab"], **self.terms}})
-        try:
-            super()._load()
-        finally:
-            self._session = session
+    @property
+    def _told_of_connection(self):
+        return {**super()._told_of_connection, **self.terms}
 
 
 class StrongSwanWithDpd(StrongSwanWith):

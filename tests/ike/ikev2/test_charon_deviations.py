@@ -100,8 +100,7 @@ def outcome(runner: Runner) -> str:
 def forget(peer: StrongSwan) -> None:
     """Let charon drop what is half open: it blocks an address that leaves too much of that behind."""
     for sa in peer.sas():
-        for _ in peer._session.terminate({"ike-id": sa["uniqueid"], "force": "yes", "timeout": "-1"}):
-            pass
+        peer._session.command("terminate", {"ike-id": sa["uniqueid"], "force": "yes", "timeout": "-1"})
     wait_until(lambda: not peer.sas(), lambda: f"charon to drop {peer.sas()}")
 
 
