@@ -12,6 +12,7 @@ from typing import Any
 from lab.capture.expect import expect
 from lab.cell import Cell
 from lab.peers.marked_socket import ESPINUDP, NOT_ENCAPSULATED, MarkedSocket
+from scenarios.reckoning import Reckoning
 
 PEER_PORT = 4500
 KERNEL_PORT = 14500
@@ -28,13 +29,14 @@ IKE_HEADER = struct.pack("!8s8sBBBBII", bytes.fromhex("0123456789abcdef"), bytes
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a natt peer and the kernel did with the same datagrams."""
+    """What the right peer and a socket of the kernel beside it did with the same datagrams."""
 
     delivered: list[bytes]
     by_kernel: list[bytes]
     events: list[dict[str, Any]]
+    """natt's own; the kernel tells of none."""
     counted: dict[str, int]
-    """How much each of natt's counters rose."""
+    """How much each of the peer's counters rose."""
 
     def kinds(self) -> list[str]:
         """The kinds of natt's events in order."""
@@ -75,6 +77,19 @@ def through_natt_and_kernel(
     )
 
 
+def through_kernel(cell: Cell, *datagrams: bytes, port: int = PEER_PORT) -> Outcome:
+    """Send `datagrams` from the left node to a socket of a kernel peer's key manager on the right."""
+    if not cell.has_started("right"):
+        cell.start("right")
+    # Neither marker, and as short as what Linux never takes for ESP.
+    fence = b"f%07d" % next(_fences)
+    already = len(cell.right.passed_up(port))
+    with Reckoning(cell.right) as reckoning:
+        send(cell, port, *datagrams, fence)
+        passed = cell.right.passed_up_before(fence, port)[already:]
+    return Outcome(delivered=passed, by_kernel=passed, events=[], counted=reckoning.rises())
+
+
 def send(cell: Cell, port: int, *datagrams: bytes, to: str | None = None) -> None:
     """Send from PROBE_PORT of the left node to `port` of the right one, through whatever lies between.
 
@@ -113,12 +128,16 @@ def agree(
 ) -> Outcome | None:
     """The usual demultiplexing scenario: each datagram reaches the IKE side, or none does.
 
-    For a natt peer compares with the kernel and returns the outcome; other daemons must survive it.
+    For a natt peer compares with the kernel and returns the outcome, as for a kernel peer that of its socket;
+    other daemons must survive it.
     """
-    if cell.spec.right != "natt":
+    if cell.spec.right == "kernel":
+        outcome = through_kernel(cell, *datagrams, port=port)
+    elif cell.spec.right == "natt":
+        outcome = through_natt_and_kernel(cell, *datagrams, marked=marked, port=port)
+    else:
         survives(cell, *datagrams, answered=answered, port=port)
         return None
-    outcome = through_natt_and_kernel(cell, *datagrams, marked=marked, port=port)
     wanted = list(datagrams) if delivered else []
     assert outcome.by_kernel == wanted, f"this kernel delivered {[d.hex() for d in outcome.by_kernel]}"
     assert outcome.delivered == wanted, f"natt delivered {[d.hex() for d in outcome.delivered]}"

@@ -35,6 +35,20 @@ def among(*tables: Container[str]) -> Pairs:
     return tuple(pair for pair in pairs() if all(_all_know(peer, tables) for peer in pair))
 
 
+def at_right(*subjects: str) -> Pairs:
+    """Every pair; `subjects`, for which the left end does nothing, only as responders of natt."""
+    return tuple(
+        pair
+        for pair in pairs()
+        if not set(pair).intersection(subjects) or (pair[0] == SCRIPTED and pair[1] in subjects)
+    )
+
+
+def without(*peers: str) -> Pairs:
+    """Every pair that has none of `peers`."""
+    return tuple(pair for pair in pairs() if not set(pair).intersection(peers))
+
+
 @dataclass(frozen=True)
 class ByEngine:
     """An entry of a table for a peer with more than one ESP: what was measured with each, by Peer.engine."""

@@ -44,7 +44,7 @@ BEYOND_LIBIPSEC = (
 """No extended sequence numbers in kernel-libipsec, and no draft truncation of SHA-256."""
 EVERY = SWEEP + BEYOND_LIBIPSEC
 EXPECTED = {
-    MANUAL: {"natt": EVERY},
+    MANUAL: {"natt": EVERY, "kernel": EVERY},
     IKEV1_MAIN: {"strongswan": by_engine(kernel=without_chacha(EVERY), libipsec=without_chacha(SWEEP))},
     IKEV2: {"strongswan": by_engine(kernel=EVERY, libipsec=SWEEP)},
 }

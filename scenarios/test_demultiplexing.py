@@ -7,7 +7,7 @@ from typing import Any
 from lab.capture.expect import expect
 from lab.capture.wireshark import Fields, wireshark
 from lab.cell import Cell
-from lab.peers.peer import IKEV2, LIBIPSEC, MANUAL
+from lab.peers.peer import IKEV2, KERNEL, LIBIPSEC, MANUAL
 from lab.scenario import scenario
 from scenarios.demultiplexing import (
     IKE_HEADER,
@@ -18,11 +18,17 @@ from scenarios.demultiplexing import (
     survives,
     through_natt_and_kernel,
 )
+from scenarios.expected import at_right
 from scenarios.forging import IP_IN_IP, SUITE, esp_by_hand, inner_packet
 from scenarios.inner import came_before_now, inner_sink, send_inner
 from scenarios.reckoning import Reckoning
 
-DEMUX = {"versions": (MANUAL, IKEV2), "needs": ("UDP_ENCAP",)}
+DEMUX: dict[str, Any] = {
+    "versions": (MANUAL, IKEV2),
+    "needs": ("UDP_ENCAP",),
+    "pairs": at_right("kernel"),
+}
+NATT = (("natt", "natt"),)
 INFORMATIONAL = 37
 UNKNOWN_SPI = bytes.fromhex("c0ffee01")
 
@@ -30,7 +36,7 @@ UNKNOWN_SPI = bytes.fromhex("c0ffee01")
 @scenario("DMX-01", **DEMUX)
 def keepalive_is_swallowed(cell: Cell) -> None:
     outcome = agree(cell, b"\xff", delivered=False)
-    if outcome:
+    if outcome and outcome.events:
         assert outcome.kinds() == ["keepalive"]
 
 
@@ -54,8 +60,14 @@ def unknown_spi_stays_below_the_socket(cell: Cell) -> None:
     datagrams = [UNKNOWN_SPI + bytes(range(1, octets - 3)) for octets in range(9, 25)]
     outcome = agree(cell, *datagrams, delivered=False)
     if outcome:
-        assert outcome.kinds() == ["dropped"] * len(datagrams)
-        assert outcome.counted["XfrmInNoStates"] == len(datagrams)
+        assert not outcome.events or outcome.kinds() == ["dropped"] * len(datagrams)
+        looked_up = [datagram for datagram in datagrams if len(datagram) >= LOOKED_UP_FROM[cell.spec.right]]
+        assert outcome.counted["XfrmInNoStates"] == len(looked_up)
+
+
+LOOKED_UP_FROM = {"natt": 9, "kernel": 20}
+"""Octets from which an SA is looked for. Linux wants as many behind the UDP header as the IP header has, and
+drops what has less without counting it (xfrm4_udp_encap_rcv)."""
 
 
 @scenario("DMX-06", **DEMUX)
@@ -78,7 +90,7 @@ def unmarked_ike_is_taken_for_esp(cell: Cell) -> None:
     outcome = agree(cell, IKE_HEADER, delivered=False)
     if outcome:
         assert outcome.counted["XfrmInNoStates"] == 1
-        assert outcome.events[0]["spi"] == int.from_bytes(IKE_HEADER[:4], "big")
+        assert not outcome.events or outcome.events[0]["spi"] == int.from_bytes(IKE_HEADER[:4], "big")
 
 
 @scenario("DMX-10", **DEMUX)
@@ -97,7 +109,8 @@ def reserved_spis_are_unknown(cell: Cell) -> None:
     datagrams = [struct.pack("!I", spi) + bytes(range(36)) for spi in (*range(1, 256, 16), 255)]
     outcome = agree(cell, *datagrams, delivered=False)
     if outcome:
-        assert outcome.counted == {"XfrmInNoStates": len(datagrams), "NattInToSocket": 1}
+        fence = {"NattInToSocket": 1} if outcome.events else {}
+        assert outcome.counted == {"XfrmInNoStates": len(datagrams), **fence}
 
 
 @scenario("DMX-13", **DEMUX)
@@ -120,16 +133,24 @@ def broken_esp_of_a_known_spi_is_dropped(cell: Cell) -> None:
     ]
     outcome = agree(cell, *broken, delivered=False)
     assert outcome is not None
-    assert outcome.counted == {"XfrmInStateProtoError": len(broken), "NattInToSocket": 1}
+    assert outcome.counted == BROKEN[cell.spec.right]
     bare = agree(cell, whole[:8], delivered=True)
     assert bare is not None
-    assert bare.counted == {"NattInToSocket": 2}
+    assert bare.counted == ({"NattInToSocket": 2} if bare.events else {})
     cell.start("left")
     cell.connect()
     cell.ping()
 
 
-@scenario("DMX-14", versions=(MANUAL,), esp=SUITE)
+BROKEN = {
+    "natt": {"XfrmInStateProtoError": 38, "NattInToSocket": 1},
+    "kernel": {"XfrmInStateProtoError": 24, "XfrmInStateModeError": 1, "XfrmInStateSeqError": 2},
+}
+"""Linux does not count the eleven shortest. It opens what is misaligned, finds no IP in it, and has seen the
+number when the other two come; it would not look at their padding."""
+
+
+@scenario("DMX-14", pairs=NATT, versions=(MANUAL,), esp=SUITE)
 def everything_mixed_on_one_flow(cell: Cell) -> None:
     cell.start("right")
     each, burst = 250, 100
@@ -180,7 +201,7 @@ def unmarked_socket_gets_everything(cell: Cell) -> None:
 @scenario("DMX-15", **DEMUX)
 def leading_zeros_go_to_the_socket_with_and_without_an_sa(cell: Cell) -> None:
     datagrams = [bytes(4) + bytes(range(1, 41)), bytes(8) + bytes(range(1, 41)), bytes(12) + IKE_HEADER]
-    if cell.spec.right != "natt":
+    if cell.spec.right not in ("natt", "kernel"):
         survives(cell, *datagrams)
         survives(cell, *datagrams)
         return
@@ -199,6 +220,12 @@ def leading_zeros_go_to_the_socket_with_and_without_an_sa(cell: Cell) -> None:
 @scenario("DMX-17", topologies=("one_nat66",), **DEMUX)
 def ipv6_socket_without_the_flag_gets_esp(cell: Cell) -> None:
     esp = UNKNOWN_SPI + bytes(36)
+    if cell.spec.right == "kernel":
+        outcome = agree(cell, esp, b"\xff", NON_ESP_MARKER, delivered=True, port=500)
+        assert outcome is not None
+        assert outcome.counted == {}
+        assert agree(cell, esp, b"\xff", delivered=False).counted == {"XfrmInNoStates": 1}
+        return
     if cell.spec.right != "natt":
         survives(cell, esp, b"\xff")
         return
@@ -212,14 +239,15 @@ def ipv6_socket_without_the_flag_gets_esp(cell: Cell) -> None:
 def one_spi_for_both_directions(cell: Cell) -> None:
     cell.up()
     assert cell.left.keys("left") != cell.left.keys("right")
-    cell.ping(3)
-    cell.ping_back(3)
-    cell.transfer()
+    with Reckoning(cell.left) as at_left, Reckoning(cell.right) as at_right_end:
+        cell.ping(3)
+        cell.ping_back(3)
+        cell.transfer()
     for end in (cell.endpoint("left"), cell.endpoint("right")):
         expect(cell.seen.esp_in_udp.to(end.address)).at_least(6).each_field(spi=0x53414D45)
-    for peer in (cell.left, cell.right):
-        counted = {name: count for name, count in peer.counters().items() if count}
-        assert set(counted) == {"NattInDecapsulated", "NattOutEncapsulated"}, counted
+    for peer, reckoning in ((cell.left, at_left), (cell.right, at_right_end)):
+        busy = set() if peer.engine == KERNEL else {"NattInDecapsulated", "NattOutEncapsulated"}
+        assert set(reckoning.rises()) == busy
 
 
 @scenario("DMX-19", versions=(MANUAL,), pfkey=True)
@@ -282,7 +310,7 @@ EVERY_KIND = (
 """Every datagram of this group that goes to a marked socket."""
 
 
-@scenario("DMX-23", versions=(MANUAL,), needs=("UDP_ENCAP", "tshark"))
+@scenario("DMX-23", pairs=NATT, versions=(MANUAL,), needs=("UDP_ENCAP", "tshark"))
 def wireshark_agrees_on_every_datagram(cell: Cell) -> None:
     outcome = through_natt_and_kernel(cell, *EVERY_KIND)
     classes = {"keepalive": "keepalive", "delivered": "socket", "dropped": "esp"}

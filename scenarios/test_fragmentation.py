@@ -11,6 +11,7 @@ from lab.cell import Cell
 from lab.peers.peer import IKEV2, MANUAL
 from lab.scenario import scenario
 from lab.wait import wait_until
+from scenarios.expected import at_right, without
 from scenarios.injection import as_arriving, example, held_back, inject
 from scenarios.inner import came_before_now, forget_path, inner_sink, is_refused, send_packet, told_mtu, widen
 
@@ -22,6 +23,7 @@ LARGEST = (("aes-cbc-hmac-sha1", 1422, 1488), ("aes-gcm-16", 1438, 1500))
 
 @scenario(
     "FRG-08",
+    pairs=without("kernel"),
     versions=(MANUAL,),
     features=("path-mtu",),
     esp=LARGEST[0][0],
@@ -51,7 +53,13 @@ def is_large(packet: Seen) -> bool:
     return (packet.ip_length or 0) > 1400
 
 
-FRAGMENTS_OUTSIDE = {"natt": False, "strongswan": True, "openiked": False, "openiked+natt": False}
+FRAGMENTS_OUTSIDE = {
+    "natt": False,
+    "strongswan": True,
+    "openiked": False,
+    "openiked+natt": False,
+    "kernel": False,
+}
 """What each does once it knows the path: natt tells the inner sender to send less, charon's plain UDP socket
 lets the kernel cut what is too big."""
 DESTINATION_UNREACHABLE, FRAGMENTATION_NEEDED = 3, 4
@@ -113,7 +121,7 @@ def fragments_before_esp_hold_the_limit(cell: Cell) -> None:
     expect(cell.seen.on("wan").esp_in_udp.where(lambda p: p.ip_length > limit, "above the limit")).exactly(1)
 
 
-@scenario("FRG-12", versions=VERSIONS)
+@scenario("FRG-12", pairs=at_right("kernel"), versions=VERSIONS)
 def fragments_of_esp_in_udp_pass_a_reassembling_nat(cell: Cell) -> None:
     cell.up()
     cell.endpoint("left").node.run(["ip", "link", "set", "lan", "mtu", "1000"]).check()
@@ -129,7 +137,7 @@ def fragments_of_esp_in_udp_pass_a_reassembling_nat(cell: Cell) -> None:
     expect(cell.seen.on("wan").fragments).exactly(2)
 
 
-@scenario("FRG-15", versions=VERSIONS)
+@scenario("FRG-15", pairs=at_right("kernel"), versions=VERSIONS)
 def strange_fragments_do_no_harm(cell: Cell) -> None:
     cell.up()
     cell.ping()

@@ -14,6 +14,7 @@ from lab.peers.traffic import TrafficError
 from lab.scenario import scenario
 from lab.wait import wait_until
 from scenarios.detection import carried_hashes, detecting, hashes_of_ends
+from scenarios.expected import without
 from scenarios.injection import as_arriving, example, held_back, inject
 from scenarios.inner import came_before_now, inner_sink
 from scenarios.reckoning import kernel_counter
@@ -33,7 +34,7 @@ def encapsulation_over_ipv6_has_checksums(cell: Cell) -> None:
     expect(cell.seen.native_esp).none()
 
 
-@scenario("V6-08", versions=(MANUAL,), dual_stack=True)
+@scenario("V6-08", pairs=without("kernel"), versions=(MANUAL,), dual_stack=True)
 def dual_stack_socket_decrypts_ipv4(cell: Cell) -> None:
     cell.up()
     sockets = cell.right.control.ask("sockets")["sockets"]
@@ -46,7 +47,7 @@ def dual_stack_socket_decrypts_ipv4(cell: Cell) -> None:
     assert cell.right.counters()["XfrmInNoStates"] == 0
 
 
-@scenario("V6-09", topologies=("one_nat66",), versions=VERSIONS)
+@scenario("V6-09", pairs=without("kernel"), topologies=("one_nat66",), versions=VERSIONS)
 def zero_checksum_is_dropped_over_ipv6(cell: Cell) -> None:
     cell.up()
     node = cell.endpoint("right").node

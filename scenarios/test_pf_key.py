@@ -2,7 +2,10 @@
 
 import struct
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
+
+import pytest
 
 from lab.capture.expect import expect
 from lab.cell import Cell
@@ -10,12 +13,14 @@ from lab.peers.key_socket import KeyAnswer
 from lab.peers.peer import MANUAL, TRANSPORT
 from lab.scenario import scenario
 from scenarios.decapsulated import decapsulated, transport_checksum_fits
+from scenarios.expected import at_right, without
 from scenarios.inner import came_before_now, inner_sink, send_inner, send_packet
 from scenarios.key_octets import (
     DESTINATION,
     HOST,
     NAT_T_DPORT,
     NAT_T_FRAG,
+    NAT_T_OA,
     NAT_T_SPORT,
     NAT_T_TYPE,
     SA,
@@ -26,8 +31,18 @@ from scenarios.key_octets import (
     with_extension,
 )
 
-PF_KEY: dict[str, Any] = {"versions": (MANUAL,), "esp": "aes-cbc-hmac-sha1", "pf_key": "linux"}
+PF_KEY: dict[str, Any] = {
+    "versions": (MANUAL,),
+    "esp": "aes-cbc-hmac-sha1",
+    "pf_key": "linux",
+    "pairs": at_right("kernel"),
+}
 DIALECTS = ("linux", "netbsd", "freebsd")
+
+
+def dialects(cell: Cell) -> tuple[str, ...]:
+    """Those that the right peer speaks."""
+    return DIALECTS if cell.spec.right == "natt" else ("linux",)
 
 
 def inbound(cell: Cell) -> dict[str, Any]:
@@ -69,7 +84,7 @@ def sequence_goes_on_at_the_new_port(cell: Cell) -> None:
         expect(cell.seen.on(near).esp_in_udp.sent_by(sender)).at_least(3).sequence_numbers_count_from(1)
     answers = cell.seen.on("wan").esp_in_udp.sent_by(cell.endpoint("right").address)
     expect(answers[:1]).each_field(dport=4500, seq=1)
-    expect(answers[1:]).exactly(2).each_field(dport=port, sport=4500)
+    expect(answers[1:]).at_least(2).each_field(dport=port, sport=4500)
     expect(cell.seen.native_esp).none()
 
 
@@ -102,9 +117,23 @@ def add_is_aligned_and_its_ports_are_in_network_order(cell: Cell) -> None:
     assert (inbound(cell)["spi"], inbound(cell)["sport"], inbound(cell)["dport"]) == (0x5001, 61001, 4500)
 
 
-@scenario("PFK-03", **{**PF_KEY, "mode": TRANSPORT, "pf_key": "freebsd"})
+@scenario("PFK-03", **PF_KEY, mode=TRANSPORT)
 def original_addresses_are_kept(cell: Cell) -> None:
-    cell.up()
+    if cell.spec.right == "natt":
+        freebsd_tells_and_uses_them(cell)
+        cell.right.stop()
+    # Linux takes the address and tells of none: a racoon on Linux sends it all the same.
+    cell.start("right", pf_key="linux")
+    right = cell.endpoint("right")
+    assert NAT_T_OA in extensions(cell.right.key_socket.octets(cell.right.key_statement("in")))
+    assert inbound(cell)["spi"] == cell.right.inbound_spi()
+    told = cell.right.key_socket.say(f"get {right.remote} {right.address} esp {cell.right.inbound_spi()} ;")
+    assert told.error == ""
+    assert "X_NAT_T_OAI" not in told.extensions
+
+
+def freebsd_tells_and_uses_them(cell: Cell) -> None:
+    cell.up(pf_key="freebsd")
     left, right = cell.endpoint("left"), cell.endpoint("right")
     told = cell.right.key_socket.say(f"get {right.remote} {right.address} esp {cell.right.inbound_spi()} ;")
     assert told.extensions["X_NAT_T_OAI"].sockaddr.address == left.address
@@ -114,12 +143,6 @@ def original_addresses_are_kept(cell: Cell) -> None:
         packets = device.packets()
     assert len(packets) == 2
     assert all(transport_checksum_fits(packet) for packet in packets)
-    # Linux takes the address and tells of none: a racoon on Linux sends it all the same.
-    cell.restart("right", pf_key="linux")
-    assert inbound(cell)["spi"] == cell.right.inbound_spi()
-    told = cell.right.key_socket.say(f"get {right.remote} {right.address} esp {cell.right.inbound_spi()} ;")
-    assert told.error == ""
-    assert "X_NAT_T_OAI" not in told.extensions
 
 
 @scenario("PFK-04", **PF_KEY)
@@ -138,7 +161,7 @@ def update_follows_a_rebinding(cell: Cell) -> None:
 
 @scenario("PFK-05", **PF_KEY)
 def getspi_takes_nat_traversal(cell: Cell) -> None:
-    for dialect in DIALECTS:
+    for dialect in dialects(cell):
         cell.start("right", pf_key=dialect, child=False)
         manager, right = cell.right.key_socket, cell.endpoint("right")
         reserved = manager.say(f"getspi {right.remote}[61001] {right.address}[4500] esp-udp 0 ;")
@@ -172,10 +195,12 @@ def new_mapping_names_both_ends(cell: Cell) -> None:
     assert int.from_bytes(found[NAT_T_DPORT][4:6], "big") == port
     assert (told.pid, told.error) == (0, "")
     # The kernel half moves nothing by itself.
-    assert (inbound(cell)["sport"], inbound(cell)["heard"]) == (4500, f"{right.remote}:{port}")
+    assert inbound(cell)["sport"] == 4500
+    if cell.spec.right == "natt":
+        assert inbound(cell)["heard"] == f"{right.remote}:{port}"
 
 
-@scenario("PFK-08", **PF_KEY)
+@scenario("PFK-08", **{**PF_KEY, "pairs": without("kernel")})
 def fragment_size_is_the_bsds(cell: Cell) -> None:
     cell.start("right")
     spi = cell.right.inbound_spi()
@@ -207,7 +232,7 @@ def fragment_size_is_the_bsds(cell: Cell) -> None:
 
 @scenario("PFK-09", **PF_KEY)
 def a_dump_loads_again_as_it_was(cell: Cell) -> None:
-    for dialect in DIALECTS:
+    for dialect in dialects(cell):
         cell.start("right", pf_key=dialect)
         manager = cell.right.key_socket
         manager.load(
@@ -216,18 +241,34 @@ def a_dump_loads_again_as_it_was(cell: Cell) -> None:
         manager.load(
             cell.right.key_statement("out", spi=0x5002, remote_port=61001, options="-u 7 -bh 9000000")
         )
-        dumped, listed = manager.dump(), cell.right.sas()
+        dumped, listed = manager.dump(), by_spi(cell)
         assert len(dumped) == 4
         manager.load("flush ;")
         assert manager.dump() == []
         manager.load("\n".join(dumped))
-        assert (manager.dump(), cell.right.sas()) == (dumped, listed), dialect
+        # Linux lists the newest first, so that loading turns the order round.
+        assert (sorted(manager.dump()), by_spi(cell)) == (sorted(dumped), listed), dialect
         cell.right.stop()
 
 
-@scenario("PFK-10", **{**PF_KEY, "pf_key": "netbsd"})
+def by_spi(cell: Cell) -> list[dict[str, Any]]:
+    return sorted(cell.right.sas(), key=lambda sa: sa["spi"])
+
+
+@scenario("PFK-10", **PF_KEY)
 def delete_tells_sas_apart_by_port(cell: Cell) -> None:
-    cell.up()
+    if cell.spec.right == "natt":
+        netbsd_deletes_by_port(cell)
+        cell.right.stop()
+    for dialect in set(dialects(cell)) - {"netbsd"}:
+        cell.start("right", pf_key=dialect)
+        twin = cell.right.key_statement("in", remote_port=61001)
+        assert cell.right.key_socket.say(twin).error == "EEXIST", "ports are no part of the index there"
+        cell.right.stop()
+
+
+def netbsd_deletes_by_port(cell: Cell) -> None:
+    cell.up(pf_key="netbsd")
     manager, right = cell.right.key_socket, cell.endpoint("right")
     twin = cell.right.key_statement("in", remote_port=61001)
     assert manager.say(twin).error == ""
@@ -238,16 +279,13 @@ def delete_tells_sas_apart_by_port(cell: Cell) -> None:
     assert inbound_ports(cell) == [4500]
     assert manager.say(gone).error == "ENOENT"
     cell.ping(3)
-    for dialect in ("linux", "freebsd"):
-        cell.restart("right", pf_key=dialect)
-        assert cell.right.key_socket.say(twin).error == "EEXIST", "ports are no part of the index there"
 
 
 def inbound_ports(cell: Cell) -> list[int]:
     return sorted(sa["sport"] for sa in cell.right.sas() if sa["direction"] == "in")
 
 
-@scenario("PFK-11", **PF_KEY)
+@scenario("PFK-11", **{**PF_KEY, "pairs": (("natt", "natt"), ("kernel", "natt"))})
 def acquire_and_expire(cell: Cell) -> None:
     cell.up()
     left = cell.endpoint("left")
@@ -264,8 +302,14 @@ def acquire_and_expire(cell: Cell) -> None:
         # The answer to an ACQUIRE is an SA that lasts for two datagrams.
         brief = cell.left.key_statement("out", options="-bs 30 -bh 70")
         assert manager.say(brief).error == ""
+        if cell.spec.left == "kernel":
+            # It looks at the lifetime before it counts the packet.
+            send_inner(cell, sink, bytes(20))
         for kind, payload in (("LIFETIME_SOFT", b"soft"), ("LIFETIME_HARD", bytes(40))):
-            send_inner(cell, sink, payload)
+            # Linux tells the sender of the packet that outlives the SA, too.
+            is_refused = (cell.spec.left, kind) == ("kernel", "LIFETIME_HARD")
+            with pytest.raises(OSError, match="Invalid argument") if is_refused else nullcontext():
+                send_inner(cell, sink, payload)
             expired = manager.notice("EXPIRE").extensions
             assert kind in expired
             assert expired["SA"].spi == cell.right.inbound_spi()
@@ -275,15 +319,16 @@ def acquire_and_expire(cell: Cell) -> None:
 
 @scenario("PFK-07", **PF_KEY)
 def invalid_combinations_leave_no_sa(cell: Cell) -> None:
-    for dialect in DIALECTS:
+    for dialect in dialects(cell):
+        taken = TAKEN[dialect] if cell.spec.right == "natt" else TAKEN_BY_KERNEL
         cell.start("right", pf_key=dialect, child=False)
         manager = cell.right.key_socket
         plain = manager.octets(cell.right.key_statement("in"))
         for name, change in INVALID.items():
             answer = manager.ask(change(plain))
             made = [sa["encap"] for sa in cell.right.sas()]
-            if name in TAKEN[dialect]:
-                assert (answer.error, made) == ("", [TAKEN[dialect][name]]), (dialect, name)
+            if name in taken:
+                assert (answer.error, made) == ("", [taken[name]]), (dialect, name)
                 manager.load("flush ;")
             else:
                 assert (answer.error, made) == ("EINVAL", []), (dialect, name)
@@ -323,3 +368,11 @@ TAKEN = {
 }
 """What is no mistake there, and the encapsulation of the SA it makes. A BSD heeds the type only beside both
 ports. Linux has not known type 1 since 6.10; nattd carries it itself."""
+TAKEN_BY_KERNEL = {
+    "type without ports": "espinudp",
+    "type 1": "espinudp-non-ike",
+    "type of two words": "espinudp",
+    "port 0": "espinudp",
+}
+"""Linux 6.1 takes ports of 0, as from a message without them, and an extension longer than it need be;
+nattd refuses SAs that it could not send by."""

@@ -2,6 +2,7 @@
 
 import socket
 import struct
+from typing import Any
 
 from lab.capture.expect import expect
 from lab.capture.packets import Packets
@@ -22,23 +23,24 @@ from scenarios.demultiplexing import (
     survives,
     through_natt_and_kernel,
 )
+from scenarios.expected import at_right, without
 from scenarios.injection import arriving, as_arriving, example, held_back, inject
 from scenarios.inner import came_before_now, inner_sink, send_inner
 from scenarios.reckoning import Reckoning, usage
 
 VERSIONS = (MANUAL, IKEV2)
-DEMUX = {"versions": VERSIONS, "needs": ("UDP_ENCAP",)}
+DEMUX: dict[str, Any] = {"versions": VERSIONS, "needs": ("UDP_ENCAP",), "pairs": at_right("kernel")}
 """These are compared with a socket of the running kernel."""
 
 UDP_SEGMENT = 103
 CPU_SECONDS_PER_MARKER = 20e-6
 MEMORY_FOR_A_FLOOD = 8 << 20
 LOG_OCTETS_PER_DATAGRAM = 500
-REPLAY_WINDOW = {"natt": 64, "strongswan": 32, "openiked": 32, "openiked+natt": 64}
+REPLAY_WINDOW = {"natt": 64, "strongswan": 32, "openiked": 32, "openiked+natt": 64, "kernel": 64}
 """Packets, as each peer is configured by default (RFC 4303 section 3.4.3)."""
 
 
-@scenario("ROB-01", versions=VERSIONS)
+@scenario("ROB-01", pairs=without("kernel"), versions=VERSIONS)
 def no_short_datagram_does_harm(cell: Cell) -> None:
     cell.up()
     before, logged = cell.right.sas(), _logged(cell)
@@ -56,7 +58,7 @@ def no_short_datagram_does_harm(cell: Cell) -> None:
     assert _logged(cell) - logged <= sent * LOG_OCTETS_PER_DATAGRAM
 
 
-@scenario("ROB-02", versions=VERSIONS)
+@scenario("ROB-02", pairs=at_right("kernel"), versions=VERSIONS)
 def spi_zero_is_no_esp(cell: Cell) -> None:
     cell.up()
     with inner_sink(cell) as sink:
@@ -70,7 +72,7 @@ def spi_zero_is_no_esp(cell: Cell) -> None:
     )
 
 
-@scenario("ROB-03", versions=VERSIONS)
+@scenario("ROB-03", pairs=at_right("kernel"), versions=VERSIONS)
 def replays_are_never_delivered(cell: Cell) -> None:
     cell.up()
     window = REPLAY_WINDOW[cell.spec.right]
@@ -87,7 +89,7 @@ def replays_are_never_delivered(cell: Cell) -> None:
     expect(cell.seen.icmp).none()
 
 
-@scenario("ROB-04", versions=VERSIONS)
+@scenario("ROB-04", pairs=at_right("kernel"), versions=VERSIONS)
 def flipped_bits_are_refused(cell: Cell) -> None:
     cell.up()
     cell.ping()
@@ -105,7 +107,7 @@ def flipped_bits_are_refused(cell: Cell) -> None:
     expect(cell.seen.to(elsewhere[0])).none()
 
 
-@scenario("ROB-05", versions=VERSIONS)
+@scenario("ROB-05", pairs=at_right("kernel"), versions=VERSIONS)
 def a_forged_source_redirects_nothing(cell: Cell) -> None:
     cell.up()
     cell.ping()
@@ -120,7 +122,7 @@ def a_forged_source_redirects_nothing(cell: Cell) -> None:
     expect(cell.seen.to(forged[0])).none()
 
 
-@scenario("ROB-06", versions=VERSIONS)
+@scenario("ROB-06", pairs=at_right("kernel"), versions=VERSIONS)
 def floods_of_keepalives_are_ignored(cell: Cell) -> None:
     cell.up()
     flood, burst = 1000, 100
@@ -151,7 +153,7 @@ def wrong_markers_do_no_harm(cell: Cell) -> None:
     assert outcome.counted["XfrmInNoStates"] == len(for_esp)
 
 
-@scenario("ROB-08", versions=(MANUAL, IKEV1_MAIN, IKEV2), needs=("UDP_ENCAP",))
+@scenario("ROB-08", pairs=at_right("kernel"), versions=(MANUAL, IKEV1_MAIN, IKEV2), needs=("UDP_ENCAP",))
 def lying_ike_lengths_are_dropped(cell: Cell) -> None:
     right = len(IKE_HEADER)
     lengths = (0, 1, right - 1, right + 1, 0x7FFFFFFF, 1 << 31, 0xFFFFFFFF)
@@ -231,7 +233,7 @@ def answer_to(cell: Cell, message: bytes) -> Seen | None:
     return found.first if found else None
 
 
-@scenario("ROB-13", versions=VERSIONS)
+@scenario("ROB-13", pairs=without("kernel"), versions=VERSIONS)
 def bare_markers_take_bounded_cpu(cell: Cell) -> None:
     cell.up()
     markers, train = 20_480, 64

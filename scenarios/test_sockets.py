@@ -23,10 +23,15 @@ from scenarios.demultiplexing import (
     send,
     through_natt_and_kernel,
 )
+from scenarios.expected import without
 from scenarios.forging import SUITE, esp_by_hand
 from scenarios.reckoning import Reckoning
 
-SOCKETS: dict[str, Any] = {"versions": (MANUAL,), "needs": ("UDP_ENCAP",)}
+SOCKETS: dict[str, Any] = {
+    "versions": (MANUAL,),
+    "needs": ("UDP_ENCAP",),
+    "pairs": without("kernel"),
+}
 UNKNOWN = bytes.fromhex("c0ffee01") + bytes(36)
 """ESP of an SPI that nobody has."""
 MARKED = NON_ESP_MARKER + IKE_HEADER
@@ -227,7 +232,7 @@ IN_USE = {
 """natt ends with these words; charon and iked log them and go on without NAT traversal."""
 
 
-@scenario("SOC-12", versions=(MANUAL, IKEV2))
+@scenario("SOC-12", pairs=without("kernel"), versions=(MANUAL, IKEV2))
 def second_daemon_says_that_the_port_is_taken(cell: Cell) -> None:
     right, words = cell.endpoint("right"), IN_USE[cell.spec.right]
     with MarkedSocket(right.node, "0.0.0.0", PEER_PORT) as first:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from lab.peers.key_socket import KeySocket
-from lab.peers.natt import network
+from lab.peers.manual import network
 from lab.peers.peer import TUNNEL, Connection, Endpoint, Peer, PeerError
 from lab.peers.readiness import last_lines
 from lab.wait import DeadlineExceededError, wait_until

@@ -25,7 +25,7 @@ from lab.ike.transport import IKE_PORT
 from lab.ike.transport import Endpoint as UdpEndpoint
 from lab.ike.versions import by_name
 from lab.peers.certificates import issued
-from lab.peers.natt import network
+from lab.peers.manual import network
 from lab.peers.peer import EVERYWHERE, FORCE, IKEV1_AGGRESSIVE, IKEV2, OFF, TRANSPORT, Connection, Endpoint
 from lab.peers.suite import EspSuite
 

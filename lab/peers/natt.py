@@ -1,12 +1,10 @@
 """natt: the project's own encapsulator as a peer, one nattd per node, SAs configured by hand.
 
-Both ends derive the same keys and SPIs from the connection's secret, so the two configurations agree without
-a key exchange.
+The keys are those of lab.peers.manual.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import sys
@@ -17,15 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from lab.peers.key_socket import KeySocket
+from lab.peers.manual import ManualPeer, network
 from lab.peers.nattd import NattControl, NattdPeer
 from lab.peers.peer import (
     AUTO,
-    ESPINUDP,
     FORCE,
     GROUPS,
     IDS,
     IKE_PORT,
-    NON_IKE,
     OFF,
     OPTIONS,
     TRANSPORT,
@@ -39,14 +36,11 @@ from lab.peers.peer import (
 from lab.peers.readiness import start_ready
 from lab.peers.suite import ESP_SUITES
 
-SPI_FROM = {"left": 0x4C000001, "right": 0x52000001}
-"""SPI of the first SA whose packets come from that end, unless the connection names others."""
-_KEY_WORDS = {ESPINUDP: "esp-udp", NON_IKE: "esp-udp-nonike"}
 DEVICE = "natt0"
 UNPRIVILEGED = ("setpriv", "--bounding-set=-all,+net_bind_service", "--inh-caps=-all")
 
 
-class Natt(NattdPeer):
+class Natt(ManualPeer, NattdPeer):
     """A nattd in a node of its own."""
 
     name = "natt"
@@ -99,14 +93,6 @@ class Natt(NattdPeer):
     def release(cls) -> str:
         """``natt 0.1.0``."""
         return f"natt {version('nattlab')}"
-
-    @property
-    def is_encapsulated(self) -> bool:
-        """Whether this end's ESP travels in UDP: forced, or a NAT is known to be between."""
-        wanted = self.connection.encapsulation
-        return wanted == FORCE or (
-            wanted == AUTO and (self.endpoint.behind_nat or self.endpoint.remote_behind_nat)
-        )
 
     def start(self) -> None:
         """Write the configuration, start nattd and wait for READY=1; load its keys if they go over PF_KEY."""
@@ -227,44 +213,6 @@ class Natt(NattdPeer):
             **(self._original_addresses() if direction == "in" else {}),
         )
 
-    def key_statements(self) -> str:
-        """The SAs and policies of this end for PF_KEY, as setkey(8) statements."""
-        lines = []
-        for number in range(len(self.connection.suites)):
-            lines += [self.key_statement("out", number), self.key_statement("in", number)]
-            end = self.endpoint.child(number)
-            mine, theirs = network(end.inner), network(end.remote_inner)
-            for way, networks, ends in (
-                ("out", f"{mine} {theirs}", f"{end.address}-{end.remote}"),
-                ("in", f"{theirs} {mine}", f"{end.remote}-{end.address}"),
-            ):
-                form = f"tunnel/{ends}" if self.connection.mode == TUNNEL else "transport/"
-                lines.append(f"spdadd {networks} any -P {way} ipsec esp/{form}/require ;")
-        return "\n".join(lines)
-
-    def key_statement(
-        self, direction: str, number: int = 0, *, spi: int = 0, remote_port: int = 0, options: str = ""
-    ) -> str:
-        """The ``add`` of one SA, ``in`` or ``out``; SPI and the other end's port are as configured or given.
-
-        `options` are further ones of setkey(8), for example ``-bs 1000``.
-        """
-        connection, suite = self.connection, self.connection.suites[number]
-        inbound, port = direction == "in", connection.encapsulated_port if self.is_encapsulated else 0
-        sender = self._other if inbound else self.endpoint.name
-        mine = _bracketed(self.endpoint.address, port)
-        theirs = _bracketed(self.endpoint.remote, remote_port or port)
-        words = ["add", theirs, mine] if inbound else ["add", mine, theirs]
-        words.append(_KEY_WORDS[connection.udp_encapsulation] if self.is_encapsulated else "esp")
-        if inbound and self.is_encapsulated and (original := self._original_addresses()):
-            words.append(original["oa_source"])
-        encryption, integrity = self.keys(sender, number)
-        words += [f"{spi or self._spi_from(sender, number):#x}", "-m", connection.mode]
-        words += ["-r", str(min(connection.replay_window, 255)), options, "-E", suite.encryption]
-        words += [f"0x{encryption.hex()}"] if encryption else []
-        words += ["-A", suite.integrity.rpartition("-")[0], f"0x{integrity.hex()}"] if integrity else []
-        return " ".join([*filter(None, words), ";"])
-
     @property
     def key_socket(self) -> KeySocket:
         """The key manager's connection to the running nattd. PeerError if it was not asked for."""
@@ -275,35 +223,6 @@ class Natt(NattdPeer):
     def new_key_socket(self) -> KeySocket:
         """One more key manager's connection; close it."""
         return KeySocket(self._pfkey_path, self.connection.pf_key)
-
-    def _original_addresses(self) -> dict[str, str]:
-        """NAT-OA of what arrives: the addresses the other end computed its checksums with."""
-        end = self.endpoint
-        if self.connection.mode != TRANSPORT or self.connection.nat_oa == "none":
-            return {}
-        return {
-            "oa_source": end.remote_own,
-            "oa_destination": end.reached_as,
-            "nat_oa_policy": self.connection.nat_oa,
-        }
-
-    def keys(self, sender: str, child: int = 0) -> tuple[bytes, bytes]:
-        """Encryption key, with salt or nonce, and integrity key of the SA whose packets `sender` sends."""
-        suite = self.connection.suites[child]
-        return (
-            self._key(sender, child, "encryption", suite.key),
-            self._key(sender, child, "integrity", suite.integrity_key),
-        )
-
-    def _key(self, sender: str, child: int, purpose: str, octets: int) -> bytes:
-        seed = f"{self.connection.secret}/{sender}/{child}/{purpose}".encode()
-        return hashlib.shake_256(seed).digest(octets)
-
-    def _spi_from(self, sender: str, child: int) -> int:
-        first = SPI_FROM[sender]
-        if self.connection.spis is not None:
-            first = self.connection.spis[0 if sender == "left" else 1]
-        return first + child
 
     def connect(self) -> None:
         """Manual SAs need no exchange: check that nattd holds both."""
@@ -320,14 +239,6 @@ class Natt(NattdPeer):
         if held != due:
             text = ", ".join(f"{spi:#x} {direction}" for direction, spi in held) or "none"
             raise PeerError(f"natt on {self.endpoint.name} holds other SAs than configured: {text}")
-
-    @property
-    def _other(self) -> str:
-        return "right" if self.endpoint.name == "left" else "left"
-
-    def inbound_spi(self, child: int = 0) -> int:
-        """SPI of the SA from the other end of that child."""
-        return self._spi_from(self._other, child)
 
     def esp_keys(self) -> Path:
         """See Peer.esp_keys."""
@@ -389,12 +300,3 @@ def table(header: str, **values: Any) -> str:
 
 def _joined(address: str, port: int) -> str:
     return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
-
-
-def _bracketed(address: str, port: int) -> str:
-    return f"{address}[{port}]" if port else address
-
-
-def network(address: str) -> str:
-    """An address as a prefix of its own."""
-    return f"{address}/{128 if ':' in address else 32}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from lab.peers.kernel import Kernel
 from lab.peers.libreswan import Libreswan
 from lab.peers.natt import Natt
 from lab.peers.openiked import OpenIked
@@ -12,7 +13,7 @@ from lab.peers.scripted import ScriptedNatt
 from lab.peers.strongswan import StrongSwan
 
 PEERS: dict[str, type[Peer]] = {
-    peer.name: peer for peer in (Natt, StrongSwan, OpenIked, OpenIkedOnNatt, Racoon, Libreswan)
+    peer.name: peer for peer in (Natt, StrongSwan, OpenIked, OpenIkedOnNatt, Racoon, Libreswan, Kernel)
 }
 
 

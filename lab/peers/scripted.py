@@ -23,7 +23,8 @@ from lab.ike.versions import by_name
 from lab.natt.pfkey.numbers import Dialect
 from lab.peers.keymanager import KeyManager
 from lab.peers.machine import answers, machine_of, nat_t_of, proposal
-from lab.peers.natt import DEVICE, Natt, network, table
+from lab.peers.manual import network
+from lab.peers.natt import DEVICE, Natt, table
 from lab.peers.peer import (
     IKEV2,
     Connection,

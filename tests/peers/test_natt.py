@@ -7,7 +7,8 @@ import tomllib
 import pytest
 
 from lab.nodes.network import Network
-from lab.peers.natt import SPI_FROM, Natt
+from lab.peers.manual import SPI_FROM
+from lab.peers.natt import Natt
 from lab.peers.peer import PeerError
 from lab.wait import wait_until
 
