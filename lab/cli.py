@@ -66,7 +66,10 @@ def complete() -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command; returns its exit status (0 good, 1 bad cells, 2 misuse, 3 this host cannot)."""
+    """Run the command; returns its exit status.
+
+    0 good, 1 bad cells, 2 misuse, 3 this host cannot, 4 an error of the lab's own.
+    """
     complete()
     given = list(sys.argv[1:] if arguments is None else arguments)
     # What stands behind -- is somebody else's: a program's, or pytest's.

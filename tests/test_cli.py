@@ -49,10 +49,13 @@ def test_a_topology_is_drawn() -> None:
     [
         (("topology", "no_such"), 2, "nattlab: no topology 'no_such'; there are "),
         (("run", "--peer", "racoon2"), 2, "nattlab: no peer racoon2; there are natt, strongswan"),
-        (("run", "--topology", "nowhere", "-n", "2"), 2, "no cell has the topology nowhere"),
+        (("run", "--topology", "nowhere", "-n", "2"), 2, "nattlab: no topology 'nowhere'; there are "),
+        (("run", "--version", "ikev3"), 2, "nattlab: no version ikev3; there are "),
         (("dance",), 2, "invalid choice: 'dance'"),
         (("engine", "true"), 2, "unrecognized arguments: true (a program's own arguments go behind --)"),
-        (("run", "ENC-99", "-n", "0"), 2, "no cell is called ENC-99; close are ENC-"),
+        (("run", "enc-99"), 2, "nattlab: no cell is called enc-99; close are ENC-"),
+        (("run", "ENC-01[natt-natt-one_nat-manaul]"), 2, "; close are ENC-01[natt-natt-one_nat-manual]"),
+        (("run", "ENC-01", "--topology", "hairpin", "-n", "2"), 2, "no cell has all that"),
         (("run", "-n", "-3"), 2, "argument -n: '-3' is no whole number from 0 on"),
         (("run", "--seed", "x"), 2, "argument --seed: invalid int value: 'x'"),
         (("capture", "--seconds", "2"), 2, "--seconds goes with --live"),
@@ -68,6 +71,15 @@ def test_misuse_is_told_in_one_line(
     assert done.returncode == status, done.stdout + done.stderr
     assert said in done.stdout + done.stderr
     assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_an_error_of_the_labs_own_is_told_from_what_a_host_cannot_do(tmp_path: Path) -> None:
+    (tmp_path / "erring.py").write_text("def pytest_runtestloop(session): raise RuntimeError('on purpose')")
+    path = f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"
+    words = ("run", "TOP-02", "-n", "0", "-perring", "--reports", str(tmp_path / "reports"))
+    done = nattlab(*words, PYTHONPATH=path)
+    assert done.returncode == 4, done.stdout + done.stderr
+    assert "RuntimeError: on purpose" in done.stdout + done.stderr
 
 
 def test_reports_go_into_a_folder(tmp_path: Path) -> None:

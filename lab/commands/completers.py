@@ -7,8 +7,6 @@ what they look into only when asked.
 from __future__ import annotations
 
 import argparse
-import importlib
-import re
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -118,25 +116,7 @@ def _records(parsed_args: argparse.Namespace) -> list[Record]:
 
 def cells(prefix: str = "", **_: Any) -> Iterable[str]:
     """Groups and ids of scenarios; behind an opening bracket the cells of that one."""
-    from lab.scenario import catalogue
+    from lab.commands.cell_names import cells_of, ids_and_groups
 
     scenario, bracket, _rest = prefix.partition("[")
-    if bracket:
-        return _cells_of(scenario.upper())
-    return dict.fromkeys(name for id in catalogue() for name in (id.rpartition("-")[0], id))
-
-
-def _cells_of(scenario: str) -> list[str]:
-    from lab.commands.subcommands import SCENARIOS
-    from lab.scenario import ATTRIBUTE
-
-    declared = re.compile(rf'@scenario\(\s*"{re.escape(scenario)}"')
-    found = []
-    for file in sorted(SCENARIOS.glob("test_*.py")):
-        if declared.search(file.read_text(encoding="utf-8")):
-            module = importlib.import_module(f"{SCENARIOS.name}.{file.stem}")
-            functions = [getattr(value, ATTRIBUTE, None) for value in vars(module).values()]
-            found += [
-                cell.name for each in functions if each and each.id == scenario for cell in each.cells()
-            ]
-    return found
+    return cells_of(scenario.upper()) if bracket else ids_and_groups()

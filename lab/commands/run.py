@@ -8,11 +8,22 @@ import os
 import pytest
 
 from lab.commands import completers
+from lab.commands.cell_names import refuse_unknown
 from lab.commands.completers import offer
 from lab.commands.subcommands import SCENARIOS, Subcommands, add_workers_option
 from lab.errors import MisuseError
+from lab.net import topology_file
+from lab.net.model import TopologyError
 from lab.nodes.places import NAMESPACE, PLACES
+from lab.peers.peer import VERSIONS
 from lab.peers.registry import PEERS
+
+_STATUSES = {
+    int(pytest.ExitCode.NO_TESTS_COLLECTED): 2,
+    int(pytest.ExitCode.USAGE_ERROR): 2,
+    int(pytest.ExitCode.INTERNAL_ERROR): 4,
+}
+"""Of pytest's exit statuses those which say something else here."""
 
 
 def add_to(commands: Subcommands) -> None:
@@ -69,6 +80,17 @@ def _run(options: argparse.Namespace) -> int:
     unknown = [name for name in options.peer if "=" not in name and name not in PEERS]
     if unknown:
         raise MisuseError(f"no peer {unknown[0]}; there are {', '.join(PEERS)}")
+    # Here it takes no time; else each worker collects every cell first.
+    has_more_peers = bool(options.rest) or any("=" in name for name in options.peer)
+    refuse_unknown(options.cells, has_more_peers=has_more_peers)
+    for name in options.topology:
+        try:
+            topology_file.load(name)
+        except TopologyError as error:
+            raise MisuseError(str(error)) from error
+    unknown = [version for version in options.version if version not in VERSIONS]
+    if unknown:
+        raise MisuseError(f"no version {unknown[0]}; there are {', '.join(VERSIONS)}")
     chosen: list[str] = []
     for option, values in (
         ("--cells", options.cells),
@@ -101,6 +123,5 @@ def run_cells(options: list[str], reports: str, workers: int | None = None) -> i
     # Most of a cell is waiting for a daemon, so three of them share a core.
     at_a_time = 3 * (os.cpu_count() or 1) if workers is None else workers
     arguments += ["-n", str(at_a_time), "--dist", "worksteal", *options]
-    status = pytest.main(arguments)
-    misuse = (pytest.ExitCode.NO_TESTS_COLLECTED, pytest.ExitCode.USAGE_ERROR)
-    return 2 if status in misuse else int(status)
+    status = int(pytest.main(arguments))
+    return _STATUSES.get(status, status)
