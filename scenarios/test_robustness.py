@@ -9,6 +9,7 @@ from lab.capture.packets import Packets
 from lab.capture.seen import Seen
 from lab.cell import Cell
 from lab.ike.action import Send
+from lab.ike.ikev2.numbers import N
 from lab.peers.machine import machine_of
 from lab.peers.peer import IKEV1_MAIN, IKEV2, MANUAL
 from lab.scenario import scenario
@@ -160,7 +161,7 @@ def lying_ike_lengths_are_dropped(cell: Cell) -> None:
     lying = [NON_ESP_MARKER + with_length(IKE_HEADER, length) for length in lengths]
     cut = [(NON_ESP_MARKER + IKE_HEADER)[:octets] for octets in range(5, 4 + right)]
     agree(cell, *lying, *cut, delivered=True, answered=True)
-    if cell.version != MANUAL and cell.spec.right in ("natt", *GOES_BY_THE_DATAGRAM):
+    if cell.version != MANUAL and cell.spec.right in ("natt", *GOES_BY_THE_DATAGRAM, *SAYS_NOTHING):
         whole_messages_with_lying_lengths(cell)
 
 
@@ -176,6 +177,12 @@ LYING = {
 """What the length field of a whole message says instead of its octets."""
 GOES_BY_THE_DATAGRAM = ("strongswan",)
 """Responders that do not look at the length field, and answer as if it were right."""
+BARE_NOTIFY = 36
+"""Octets of an IKE message with one notify of no data."""
+SAYS_NOTHING = ("openiked", "openiked+natt")
+"""Responders that tell nobody what they drop: they have once they answer what comes behind."""
+NOTHING_IN_IT = ("nothing", "one octet", "the header alone")
+"""Lengths that leave no room for a payload; to iked it is a message without any, and it says so."""
 
 
 def whole_messages_with_lying_lengths(cell: Cell) -> None:
@@ -190,13 +197,19 @@ def whole_messages_with_lying_lengths(cell: Cell) -> None:
             assert answer is not None, name
             # Nothing but what a true length gets: no octet that stood behind the message comes back.
             assert (answer.payload_length, shape(answer)) == (genuine.payload_length, shape(genuine)), name
+        elif cell.spec.right in SAYS_NOTHING and name in NOTHING_IN_IT:
+            assert answer is not None, name
+            assert answer.ike is not None
+            assert [kind for kind, _ in answer.ike.notifies] == [N.NO_PROPOSAL_CHOSEN], name
+            assert answer.payload_length == BARE_NOTIFY, name
         else:
             assert answer is None, name
+        if cell.spec.right == "natt":
             told = cell.right.told()
             assert f"length field {length(len(octets))}, message of {len(octets)} octets" in told, told
         cell.renew("right")
     assert cell.right.is_alive()
-    if cell.spec.right not in GOES_BY_THE_DATAGRAM:
+    if cell.spec.right == "natt":
         expect(cell.seen.on("wan").ike.sent_by(cell.endpoint("right").address).to_port(PROBE_PORT)).exactly(1)
 
 
@@ -221,15 +234,21 @@ def answer_to(cell: Cell, message: bytes) -> Seen | None:
     """What the right end answers on port 500; None once it tells that the message is malformed."""
     right, last = cell.endpoint("right").address, cell.seen[-1]
     send(cell, 500, message)
+    behind = message
+    if cell.spec.right in SAYS_NOTHING:
+        behind = first_message(cell)
+        send(cell, 500, behind)
 
-    def answers(seen: Packets) -> Packets:
-        return seen.on("wan").after(last).ike.sent_by(right)
+    def answers(seen: Packets, question: bytes) -> Packets:
+        sent = seen.on("wan").after(last).ike.sent_by(right)
+        return sent.where(lambda p: p.payload[:8] == question[:8], "with the cookie of the question")
 
-    reads = cell.spec.right not in GOES_BY_THE_DATAGRAM
+    reads = cell.spec.right == "natt"
     wait_until(
-        lambda: answers(cell.seen) or (reads and "length field" in cell.right.told()), "an outcome of it"
+        lambda: answers(cell.seen, behind) or (reads and "length field" in cell.right.told()),
+        "an outcome of it",
     )
-    found = answers(cell.seen)
+    found = answers(cell.seen, message)
     return found.first if found else None
 
 
