@@ -73,7 +73,8 @@ class KernelDaemonPeer(DaemonPeer):
 
     def sas(self) -> list[dict[str, Any]]:
         """The SAs as the kernel lists them, oldest first, without those that have no keys yet."""
-        listed = (answer.message for answer in self.key_socket.listed())
+        # The kernel begins with the newest.
+        listed = (answer.message for answer in reversed(self.key_socket.listed()))
         return [self._describe(message) for message in listed if message.has(Ext.KEY_AUTH)]
 
     def _describe(self, message: Message) -> dict[str, Any]:
