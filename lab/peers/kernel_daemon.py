@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import signal
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -59,16 +62,16 @@ class KernelDaemonPeer(DaemonPeer):
         return KeySocket(made, "linux")
 
     def _route(self) -> None:
-        """Tunnel mode: routes to what is inside, by the way to the other end; such daemons make none.
+        """Tunnel mode: routes to what is inside, by the own link; such daemons make none.
 
-        The kernel looks at policies once it has a route.
+        The kernel looks at policies once it has a route, and ESP goes the way of the other end's address.
         """
         end = self.endpoint
         if self.connection.mode == TRANSPORT:
             return
-        (way,) = json.loads(end.node.run(["ip", "-j", "route", "get", end.remote]).check().stdout)
+        (link,) = json.loads(end.node.run(["ip", "-j", "address", "show", "to", end.address]).check().stdout)
         for inner in (end.remote_inner, *end.further_inner):
-            argv = ["ip", "route", "replace", inner, "dev", way["dev"], "src", end.inner]
+            argv = ["ip", "route", "replace", inner, "dev", link["ifname"], "src", end.inner]
             end.node.run(argv).check()
 
     def sas(self) -> list[dict[str, Any]]:
@@ -126,6 +129,13 @@ class KernelDaemonPeer(DaemonPeer):
                 )
             )
 
+    def kill(self) -> None:
+        """See Peer.kill; its processes lead groups of their own, and would end in order after the others."""
+        for pid in _descendants(self.pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        super().kill()
+
     def stop(self) -> None:
         """SIGTERM, SIGKILL if that does not end it. What it left in the kernel stays until it comes again."""
         if self._program is not None:
@@ -141,6 +151,15 @@ class KernelDaemonPeer(DaemonPeer):
         lines = "".join(f"{answer.octets.hex()}\n" for answer in self.record())
         record = self.endpoint.node.write_file(f"{self.program}.record", lines)
         return self._existing(self._path("conf"), record)
+
+
+def _descendants(pid: int) -> list[int]:
+    """Those processes that descend from one, of those that there are when it is looked at."""
+    found: list[int] = []
+    with contextlib.suppress(FileNotFoundError):
+        for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+            found += [int(child), *_descendants(int(child))]
+    return found
 
 
 def _ends(message: Message) -> tuple[str, str]:
