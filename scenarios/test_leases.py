@@ -4,7 +4,8 @@ import ipaddress
 
 from lab.capture.expect import expect
 from lab.cell import Cell
-from lab.peers.peer import FORCE, IKEV2, NAT_T_PORT
+from lab.net.rules import nat_rules
+from lab.peers.peer import FORCE, IKEV2, KERNEL, NAT_T_PORT
 from lab.peers.traffic import ping
 from lab.scenario import scenario
 from lab.wait import wait_until
@@ -78,6 +79,8 @@ def the_nat_itself_is_a_client(cell: Cell) -> None:
     for first, second in (("nat", "left"), ("left", "nat")):
         cell.start("right", "left")
         cell.start_on("nat", address)
+        if cell.peer("nat").engine == KERNEL:
+            nat(cell).load(sparing_ipsec(nat_rules(nat(cell).config)))
         for name in (first, second):
             cell.peer(name).connect()
         ways = {"left": cell.endpoint("left").node, "nat": cell.network.nodes["nat"]}
@@ -97,6 +100,18 @@ def the_nat_itself_is_a_client(cell: Cell) -> None:
         expect(cell.seen.native_esp).none()
         cell.stop_peers()
         nat(cell).forget()
+
+
+def sparing_ipsec(rules: str) -> str:
+    """Rules of a NAT that neither translate what its kernel will encrypt nor filter what it decrypted."""
+    lines = []
+    for line in rules.splitlines():
+        for chain, way in (("POSTROUTING", "out"), ("INPUT", "in")):
+            exempt = f"-A {chain} -m policy --dir {way} --pol ipsec -j ACCEPT"
+            if line.startswith(f"-A {chain} ") and exempt not in lines:
+                lines.append(exempt)
+        lines.append(line)
+    return "\n".join([*lines, ""])
 
 
 @scenario("REB-14", topologies=("one_nat@symmetric",), versions=(IKEV2,), features=("ike",), pool=POOL)

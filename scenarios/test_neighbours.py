@@ -19,8 +19,8 @@ SAME = (("natt", "natt"), ("strongswan", "strongswan"))
 SPIS = (0x4D554C01, 0x4D554C13)
 """What the server has for packets of the first client, and both clients for packets from the server."""
 FIRST_LIVES = {"natt": True, "strongswan": False}
-"""Whether a server that cannot install the second SA of an address and SPI keeps the first: libipsec 5.9.8
-removes, with what it did not install, the SA that was there."""
+"""Whether a server that cannot install the second SA of an address and SPI keeps the first: charon 5.9.8
+removes, with what it did not install, the SA that was there, be it the kernel's or libipsec's."""
 SOON = Retransmission(0.2, 2.0, 3)
 
 
