@@ -9,6 +9,7 @@ from lab.cell import Cell
 from lab.peers.peer import IKEV1_AGGRESSIVE, IKEV2, MANUAL, NAT_T_PORT
 from lab.scenario import scenario
 from lab.wait import wait_until
+from scenarios.expected import among
 from scenarios.inner import came_before_now, inner_sink, send_inner
 from scenarios.keepalives import EARLY, early, of_esp, suspended
 from scenarios.mapping import endpoint_of, flow, nat, outside, sent_back
@@ -20,6 +21,8 @@ FURTHER: dict[str, dict[str, Any]] = {"natt": {}, "strongswan": {"further_esp": 
 WITH_TRAFFIC = {"natt": 1, "strongswan": 2}
 """Least interval in seconds that traffic thrice a second suppresses: charon's clock counts whole seconds, and
 two packets on either side of a full one are a second apart to it."""
+PROMPT = ("natt", "strongswan")
+"""Peers whose first keepalive comes an interval after the last packet, whatever they sent before."""
 SENDERS = {
     "one_nat": {"left"},
     "responder_behind_nat": {"right"},
@@ -44,6 +47,18 @@ def idle_sa_is_kept_alive(cell: Cell) -> None:
         assert all(0.8 * INTERVAL <= gap <= 1.5 * INTERVAL for gap in gaps), (
             f"gaps in seconds on {link}: {gaps}"
         )
+
+
+@scenario("KA-09", pairs=among(PROMPT), versions=(IKEV2,), features=("ike", "keepalive"), keepalive=INTERVAL)
+def ikev2_alone_is_reason_enough(cell: Cell) -> None:
+    cell.start("right")
+    cell.start("left")
+    # Without any traffic but that of IKE, and with no IKEv1 anywhere that could start a timer for both.
+    cell.connect()
+    kept = cell.until(lambda seen: seen.on("wan").keepalives.to_port(NAT_T_PORT)[1:], "a second keepalive", 6)
+    expect(cell.seen.ike).each_field(ike_version=2)
+    assert kept.first.src == cell.endpoint("right").remote
+    expect(cell.seen.keepalives.sent_by(cell.endpoint("right").address)).none()
 
 
 @scenario("KA-02", topologies=tuple(SENDERS), features=("keepalive",), keepalive=INTERVAL)

@@ -7,7 +7,7 @@ import pytest
 from lab.capture.expect import expect
 from lab.cell import Cell
 from lab.ike.ikev2.config import Retransmission
-from lab.peers.peer import IKEV1_MAIN, IKEV2, KERNEL
+from lab.peers.peer import IKEV1_MAIN, IKEV2, KERNEL, NAT_T_PORT
 from lab.peers.traffic import TrafficError
 from lab.scenario import scenario
 from lab.wait import wait_until
@@ -97,3 +97,55 @@ def a_server_crashes(cell: Cell) -> None:
     assert len(cell.right.inbound_spis()) == len(cell.left.inbound_spis()) == 1
     cell.ping()
     cell.ping_back()
+
+
+@scenario(
+    "REB-23",
+    versions=(IKEV2,),
+    features=("ike",),
+    pairs=(("strongswan", "strongswan"),),
+    liveness=1,
+    retransmission=SOON,
+    revive=True,
+    start_on_nat_t=True,
+    mobike=False,
+)
+def a_server_looks_where_its_client_was(cell: Cell) -> None:
+    cell.start("right")
+    cell.start("left", liveness=0)
+    cell.connect()
+    cell.ping()
+    it_finds_one_that_forgot(cell)
+    it_finds_nobody(cell)
+
+
+def it_finds_one_that_forgot(cell: Cell) -> None:
+    """The mapping lives, and behind it a client that knows of no SA: it gets a new one, and only one.
+
+    charon 5.9.8 begins at the ports of its configuration, not at those it heard from: here they are the same.
+    """
+    mapped, last, right = outside(cell), cell.seen[-1], cell.endpoint("right").address
+    old = {side: cell.peer(side).inbound_spis() for side in ("left", "right")}
+    cell.left.kill()
+    cell.restart("left")
+    for side, spis in old.items():
+        wait_until(lambda side=side, spis=spis: living_spis(cell, side) - spis, f"a new SA at {side}", 12)  # type: ignore[misc]
+    begun = cell.seen.on("wan").after(last).ike.exchange("IKE_SA_INIT").sent_by(right)
+    expect(begun).some().each_field(dst=mapped[0], dport=mapped[1], sport=NAT_T_PORT)
+    expect(cell.seen.on("lan").after(last).ike.exchange("IKE_SA_INIT").sent_by(right)).some()
+    cell.ping_back()
+    cell.ping()
+    assert outside(cell) == mapped
+    assert len(living_spis(cell, "right")) == len(living_spis(cell, "left")) == 1
+
+
+def it_finds_nobody(cell: Cell) -> None:
+    """The client is gone: after as many tries as a request gets nothing is left of it."""
+    cell.left.kill()
+    last, right = cell.seen[-1], cell.endpoint("right").address
+    cell.until(
+        lambda seen: seen.on("wan").after(last).ike.exchange("IKE_SA_INIT").sent_by(right),
+        "the server's question for a new connection",
+        12,
+    )
+    wait_until(lambda: not cell.right.sas(), lambda: f"the server to give up; it has {cell.right.sas()}", 12)

@@ -136,6 +136,7 @@ class CharonConnection:
                 "sha256_96": "yes" if suite.integrity == "hmac-sha2-256-96" else "no",
                 "rekey_time": f"{self._connection.child_lifetime:g}s",
                 "rand_time": "0s",
+                "dpd_action": "restart" if self._connection.revive else "clear",
                 "local_ts": ["dynamic" if transport or leases == "left" else f"{end.inner}/{bits}"],
                 "remote_ts": ["dynamic"]
                 if transport or leases == "right"

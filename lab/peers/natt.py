@@ -54,7 +54,7 @@ class Natt(ManualPeer, NattdPeer):
         ids=frozenset(IDS),
         options=frozenset(OPTIONS)
         - {"liveness", "child_lifetime", "keepalive_margin", "retransmission", "start_on_nat_t", "first_port"}
-        - {"identity", "initial_contact", "unique", "pool", "bypass"},
+        - {"identity", "initial_contact", "unique", "pool", "bypass", "revive"},
         features=frozenset(
             {
                 "keepalive",

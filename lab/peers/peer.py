@@ -102,6 +102,8 @@ class Connection:
     liveness: float = 0.0
     """Seconds of silence after which an end asks whether the other lives (RFC 3706, RFC 7296 section 2.4);
     0 never asks."""
+    revive: bool = False
+    """Whether an end that got no answer from the other one asks for a new connection where that was last."""
     child_lifetime: float = 0.0
     """Seconds after which an end rekeys a child SA by itself; 0 leaves that to the other end."""
     retransmission: Retransmission | None = None
@@ -255,6 +257,7 @@ OPTIONS = (
     "privileged",
     "pfkey",
     "liveness",
+    "revive",
     "child_lifetime",
     "keepalive_margin",
     "retransmission",

@@ -62,6 +62,7 @@ class StrongSwan(Peer):
         options=frozenset({"further_esp", "inner_family", "nat_t_port", "wildcard"})
         | {
             "liveness",
+            "revive",
             "child_lifetime",
             "keepalive_margin",
             "retransmission",
