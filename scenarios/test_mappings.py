@@ -88,7 +88,10 @@ def after_a_new_address_esp_of_the_client_counts(cell: Cell) -> None:
     assert outside(cell)[0] == str(address)
 
 
-@scenario("REB-10", versions=(IKEV1_MAIN, IKEV2), features=("ike",), pairs=SAME, mobike=False)
+STAYS = (*SAME, ("openiked", "openiked"), ("openiked+natt", "openiked+natt"))
+
+
+@scenario("REB-10", versions=(IKEV1_MAIN, IKEV2), features=("ike",), pairs=STAYS, mobike=False)
 def an_end_behind_a_nat_follows_nobody(cell: Cell) -> None:
     cell.up()
     cell.ping()

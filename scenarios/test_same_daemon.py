@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from lab.capture.expect import expect
 from lab.capture.seen import Kind, Seen
 from lab.cell import Cell
 from lab.peers.iked import KEEPALIVE
@@ -11,6 +12,7 @@ from lab.scenario import scenario
 from lab.wait import wait_until
 
 IKED = ("openiked", "openiked+natt")
+PAIRS = tuple(pair for iked in IKED for pair in ((iked, "natt"), ("natt", iked)))
 KINDS = (Kind.IKE, Kind.IKE_MARKED, Kind.ESP_IN_UDP, Kind.ESP_IN_UDP_NON_IKE, Kind.NATIVE_ESP)
 ZERO, FILLED = "zero", "filled"
 
@@ -93,7 +95,7 @@ def sent_once(packets: Iterable[Seen]) -> list[Seen]:
 
 @scenario(
     "PFK-13",
-    pairs=tuple(pair for iked in IKED for pair in ((iked, "natt"), ("natt", iked))),
+    pairs=PAIRS,
     versions=(IKEV2,),
     features=("ike", "keepalive", "delete-ike"),
     esp="aes-cbc-hmac-sha1",
@@ -115,3 +117,20 @@ def the_stack_below_a_daemon_is_not_to_be_seen(cell: Cell) -> None:
     wait_until(lambda: not cell.left.inbound_spis() and not cell.right.inbound_spis(), "no SA at either end")
     found = [shape(packet, address) for packet in sent_once(cell.seen.on(link)) if packet.kind in KINDS]
     assert found == list(INITIATING if side == "left" else RESPONDING)
+
+
+@scenario("B19", pairs=PAIRS, versions=(IKEV2,), features=("ike",))
+def ports_of_sas_are_the_right_way_round(cell: Cell) -> None:
+    cell.network.nat("nat").remap()
+    cell.up()
+    cell.ping()
+    cell.ping_back()
+    right = cell.endpoint("right").address
+    esp = cell.seen.on("wan").esp_in_udp
+    mapped = esp.to(right).first.sport
+    assert mapped not in (500, 4500)
+    expect(esp.to(right)).each_field(sport=mapped, dport=4500)
+    expect(esp.sent_by(right)).each_field(sport=4500, dport=mapped)
+    side, other_port = ("right", mapped) if cell.spec.right in IKED else ("left", 4500)
+    sas = {(sa["direction"], sa["sport"], sa["dport"]) for sa in cell.peer(side).sas()}
+    assert sas == {("in", other_port, 4500), ("out", 4500, other_port)}
