@@ -1,4 +1,4 @@
-.PHONY: help setup setup-engine interop interop-containers report-sample test lint fuzz bench bench-connect bench-tunnel clean
+.PHONY: help setup setup-engine setup-guest interop interop-containers report-sample test lint fuzz bench bench-connect bench-tunnel clean
 
 INPUTS ?= 1000000
 
@@ -17,8 +17,11 @@ help:
 setup:
 	@scripts/setup
 
-interop: setup
+interop: setup-guest
 	@.venv/bin/nattlab run
+
+setup-guest:
+	@scripts/setup guest
 
 # A release of a peer, and whether a namespace is all it needs, is tried in containers.
 CONTAINER_CELLS ?= ENC-01 ENC-03 DMX-01 DMX-02 KA-01 REB-01 VER-02
@@ -29,7 +32,8 @@ interop-containers: setup-engine
 setup-engine:
 	@scripts/setup engine
 
-test: setup-engine lint
+test: lint
+	@scripts/setup engine guest
 	.venv/bin/python -m pytest
 
 lint: setup

@@ -35,6 +35,7 @@ SUBCOMMANDS = {
     "history": "history",
     "engine": "engine",
     "image": "image",
+    "kernel": "kernel",
     "completion": "completion",
 }
 """Subcommand → its module in lab.commands."""

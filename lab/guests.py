@@ -22,10 +22,12 @@ from lab.nodes.guest.guest import Guest
 from lab.nodes.guest.kernels import Kernel
 from lab.nodes.guest.machines import Job
 from lab.nodes.guest.pool import Client, Pool
+from lab.nodes.places import NAMESPACE
 from lab.peers.peer import UnsupportedError
 from lab.peers.registry import driver
 from lab.probe import IN_GUESTS, UnavailableError, probe
 from lab.scenario import CellSpec
+from lab.standing.on_failure import KEEP, PAUSE, SHELL
 
 HERE, AUTO = "here", "auto"
 OPTION, SHARE = "--kernel", "--guest-cells"
@@ -33,6 +35,7 @@ POOL = "nattlab_guests"
 """Under this key an xdist worker finds the socket of the pool."""
 DESCRIPTION = "nattlab_guest"
 """Under this key a guest finds its own description and the name of its kernel."""
+STAYING = (KEEP, PAUSE, SHELL)
 MOST_GUESTS = 4
 PATIENCE = 300.0
 """Seconds that a cell may take in a guest."""
@@ -68,6 +71,7 @@ class Guests:
         self._option: str = config.getoption(OPTION)
         self._pool: Pool | None = None
         self._client: Client | None = None
+        self._shares: dict[str, set[str]] = {}
         worker_input = getattr(config, "workerinput", {})
         description: dict[str, str] = worker_input.get(DESCRIPTION, {})
         self.is_inside = bool(description)
@@ -77,6 +81,10 @@ class Guests:
         self.kernel = description.get("name", "" if self._option in (HERE, AUTO) else self._option)
         """The kernel that a cell must be run on again; empty if the host's own or nobody asked for one."""
         self._path = str(worker_input.get(POOL, ""))
+        stays = [name for name in STAYING if config.getoption(name)]
+        self._asks = not self.is_inside and not stays and config.getoption("--nodes") == NAMESPACE
+        if stays and self.runs_all:
+            raise pytest.UsageError(f"{OPTION}: a lab in a guest goes with it, so no {', '.join(stays)}")
         if worker_input or self._option == HERE:
             return
         choose = kernels.best
@@ -107,7 +115,7 @@ class Guests:
 
     def can_have(self, missing: str) -> bool:
         """Whether a guest is worth asking for a cell that lacks `missing` here."""
-        return not self.is_inside and self._option == AUTO and missing in IN_GUESTS
+        return self._asks and self._option == AUTO and missing in IN_GUESTS
 
     def run(self, nodeid: str) -> list[pytest.TestReport]:
         """Run an item in a guest. Raises GuestDiedError if none survived it, GuestError if there is none."""
@@ -128,17 +136,17 @@ class Guests:
             if len(before) == TRIES:
                 raise GuestDiedError(reason)
 
-    def is_left_out(self, spec: CellSpec, others: Iterable[CellSpec]) -> bool:
+    def is_left_out(self, spec: CellSpec, others: Callable[[], Iterable[CellSpec]]) -> bool:
         """Whether --guest-cells leaves a cell to those who name it; `others` are all cells of the run."""
         share = self._config.getoption(SHARE)
         if share is None:
             return False
-        rivals = sorted(
-            (other for other in others if other.scenario is spec.scenario and needs_guest(other)),
+        if spec.scenario.id not in self._shares:
+            rivals = [other for other in others() if other.scenario is spec.scenario and needs_guest(other)]
             # By chance, but the same one every time: else all would be of the first pair.
-            key=lambda other: hashlib.sha256(other.name.encode()).digest(),
-        )
-        return spec not in rivals[:share]
+            rivals.sort(key=lambda other: hashlib.sha256(other.name.encode()).digest())
+            self._shares[spec.scenario.id] = {rival.name for rival in rivals[:share]}
+        return spec.name not in self._shares[spec.scenario.id]
 
     def _boot(self, choose: Callable[[], Kernel], number: int) -> Guest:
         kernel, folder = choose(), self._report()
@@ -181,7 +189,6 @@ def _pytest(config: pytest.Config) -> list[str]:
     return words
 
 
-@functools.cache
 def needs_guest(spec: CellSpec) -> bool:
     """Whether a cell can be tried, but not on this kernel."""
     try:

@@ -383,7 +383,10 @@ def _cell_in_guest(item: CellItem, nextitem: pytest.Item | None) -> Reports:
 
 def _where_possible(item: CellItem, nextitem: pytest.Item | None, lacking: UnavailableError) -> Reports:
     """Run a cell in a guest that may have what this host lacks; the reason says why one has not."""
-    cells = [other.spec for other in item.session.items if isinstance(other, CellItem)]
+
+    def cells() -> Iterator[CellSpec]:
+        return (other.spec for other in item.session.items if isinstance(other, CellItem))
+
     if item.config.stash[_guests_key].is_left_out(item.spec, cells):
         item.instead = guests.unavailable(lacking, "a guest may have it: name this cell to run it there")
         return _here(item, nextitem)

@@ -36,6 +36,7 @@ def run_cell(
     conftest: str = "",
     before: str = "true",
     options: tuple[str, ...] = ("-p", "no:xdist"),
+    timeout: float = 120,
 ) -> tuple[int, dict[str, Result], str]:
     """Run one scenario in a project of its own; `before` is shell that may hide things of this host.
 
@@ -54,7 +55,7 @@ def run_cell(
         cwd=folder,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=timeout,
         stdin=subprocess.DEVNULL,
     )
     run = Run.read(folder / "reports/latest")

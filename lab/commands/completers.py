@@ -53,6 +53,18 @@ def versions(**_: Any) -> Iterable[str]:
     return VERSIONS
 
 
+def kernels(**_: Any) -> Iterable[str]:
+    """Guest kernels by name."""
+    from lab.nodes.guest.kernels import NAMES
+
+    return NAMES
+
+
+def run_kernels(**_: Any) -> Iterable[str]:
+    """Where cells may run."""
+    return ("here", "auto", *kernels())
+
+
 def labs(**_: Any) -> Iterable[str]:
     """Names of the labs that stand."""
     from lab.standing import registry

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from lab import probe
 from lab.commands.subcommands import Subcommands
+from lab.nodes.guest import kernels
 from lab.peers.registry import PEERS
 
 
@@ -31,6 +32,13 @@ def _doctor(options: argparse.Namespace) -> int:
     console.print(table)
     for name, peer in PEERS.items():
         console.print(f"peer {name}: {peer.release()}, does {', '.join(sorted(peer.capabilities.versions))}")
+    for line in kernels.overview():
+        console.print(f"guest kernel {line}", highlight=False)
+    missing = sorted(name for name in probe.IN_GUESTS if not probe.probe(name).present)
+    if missing:
+        there = any(kernels.fetched(name) for name in kernels.NAMES)
+        how = "run in a guest" if there else f"cannot run: {kernels.ADVICE}"
+        console.print(f"Cells that need {', '.join(missing)} {how}.", highlight=False)
     vital = [name for name in ("root", "netns", "pidns") if not probe.probe(name).present]
     if vital:
         console.print(f"No cell can run here: {', '.join(vital)} missing.")

@@ -5,10 +5,13 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+import sys
+from pathlib import Path
 
 from lab.commands import completers
 from lab.commands.completers import offer
 from lab.commands.subcommands import Subcommands, add_lab_option
+from lab.errors import MisuseError
 from lab.standing.client import run
 from lab.standing.registry import LabError, find
 
@@ -25,8 +28,15 @@ def add_to(commands: Subcommands) -> None:
     offer(execute.add_argument("node", metavar="NODE"), completers.nodes)
     add_lab_option(execute)
     execute.set_defaults(call=_exec)
-    shell = commands.add_parser("shell", help="a shell on a node")
-    offer(shell.add_argument("node", metavar="NODE"), completers.nodes)
+    shell = commands.add_parser(
+        "shell",
+        help="a shell on a node, or in a guest kernel",
+        description="With --kernel: a root shell in a guest that sees the files of this host; what is "
+        "written below this directory stays.",
+    )
+    offer(shell.add_argument("node", metavar="NODE", nargs="?"), completers.nodes)
+    kernel = shell.add_argument("--kernel", metavar="KERNEL", help="debian, uml or IMAGE[:MODULES]")
+    offer(kernel, completers.kernels)
     add_lab_option(shell)
     shell.set_defaults(call=_shell)
 
@@ -41,5 +51,23 @@ def _exec(options: argparse.Namespace) -> int:
 
 
 def _shell(options: argparse.Namespace) -> int:
+    if options.kernel is not None:
+        if options.node is not None or options.name is not None:
+            raise MisuseError("shell: a lab's node, or --kernel and a guest of its own: not both")
+        return _guest_shell(options.kernel)
+    if options.node is None:
+        raise MisuseError("shell: say on which node, or --kernel for a guest")
     shell = os.environ.get("SHELL", "")
     return run(find(options.name), options.node, [shell if shutil.which(shell) else "/bin/sh"])
+
+
+def _guest_shell(text: str) -> int:
+    from lab.nodes.guest.errors import GuestError
+    from lab.nodes.guest.kernels import resolve
+    from lab.nodes.guest.terminal import shell
+
+    try:
+        return shell(resolve(text), Path.cwd())
+    except GuestError as error:
+        print(f"nattlab: {error}", file=sys.stderr)
+        return 3

@@ -10,8 +10,9 @@ import pytest
 from lab.commands import completers
 from lab.commands.cell_names import refuse_unknown
 from lab.commands.completers import offer
-from lab.commands.subcommands import SCENARIOS, Subcommands, add_workers_option
+from lab.commands.subcommands import SCENARIOS, Subcommands, add_workers_option, at_least
 from lab.errors import MisuseError
+from lab.guests import AUTO
 from lab.net import topology_file
 from lab.net.model import TopologyError
 from lab.nodes.places import NAMESPACE, PLACES
@@ -24,6 +25,9 @@ _STATUSES = {
     int(pytest.ExitCode.INTERNAL_ERROR): 4,
 }
 """Of pytest's exit statuses those which say something else here."""
+
+GUEST_CELLS = 2
+"""Cells of a scenario in guests when everything runs: a guest takes many times as long."""
 
 
 def add_to(commands: Subcommands) -> None:
@@ -48,6 +52,20 @@ def add_to(commands: Subcommands) -> None:
     version = run.add_argument(
         "--version", action="append", default=[], metavar="VERSION", help="manual, ikev1-main, ikev2 …"
     )
+    kernel = run.add_argument(
+        "--kernel",
+        default=AUTO,
+        metavar="KERNEL",
+        help="where cells run: here, auto (default: in a guest what only a guest can), or all in guests of "
+        "debian, uml or IMAGE[:MODULES]",
+    )
+    run.add_argument(
+        "--guest-cells",
+        type=at_least(0),
+        metavar="N",
+        help="with --kernel=auto: of each scenario at most N cells in guests; default: all of what is named, "
+        f"but {GUEST_CELLS} when everything runs",
+    )
     run.add_argument("--reports", default="reports", metavar="DIR", help="default: %(default)s")
     run.add_argument(
         "--keep-evidence", action="store_true", help="captures and logs of cells that passed, too"
@@ -71,6 +89,7 @@ def add_to(commands: Subcommands) -> None:
         (peer, completers.peers),
         (topology, completers.topologies),
         (version, completers.versions),
+        (kernel, completers.run_kernels),
     ):
         offer(action, completer)
     run.set_defaults(call=_run)
@@ -99,7 +118,12 @@ def _run(options: argparse.Namespace) -> int:
         ("--ipsec-version", options.version),
     ):
         chosen += [f"{option}={value}" for value in values]
-    chosen.append(f"--nodes={options.nodes}")
+    share = options.guest_cells
+    if share is None and not chosen and options.kernel == AUTO:
+        share = GUEST_CELLS
+    if share is not None:
+        chosen.append(f"--guest-cells={share}")
+    chosen += [f"--kernel={options.kernel}", f"--nodes={options.nodes}"]
     if options.seed is not None:
         chosen.append(f"--seed={options.seed}")
     for option in ("keep_evidence", "keep_on_failure", "pause_on_failure"):

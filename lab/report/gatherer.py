@@ -160,7 +160,9 @@ class Gatherer:
             show(matrix.legend(results), markup=False)
             for reason, count in matrix.reasons(results):
                 show(f"  {count} {reason}", markup=False)
-            releases = [("kernel", probe.kernel()), *sorted(self._releases.items())]
+            guests = sorted({result.guest for result in results if result.guest})
+            kernels = [("kernel", probe.kernel()), *(("in guests", words) for words in guests)]
+            releases = [*kernels, *sorted(self._releases.items())]
             show(", ".join(f"{name}: {text}" for name, text in releases), markup=False)
         for error in self._errors:
             show(error, markup=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import queue
+import resource
 import subprocess
 import threading
 import time
@@ -22,6 +23,13 @@ BOOT = {UML: 120.0, QEMU: 600.0}
 SILENCE = 90.0
 """Seconds without a sign of life after which a guest counts as hung."""
 LAST_LINES = 12
+PANIC = "Kernel panic"
+
+
+def _settle() -> None:
+    # A kernel that panics as a program aborts: its memory in a core file is of no use to anybody.
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    die_with_parent()
 
 
 class Guest:
@@ -63,7 +71,7 @@ class Guest:
                         stderr=console,
                         pass_fds=(to_read, to_write) if is_uml else (),
                         env={**os.environ, "TMPDIR": "/dev/shm"},
-                        preexec_fn=die_with_parent,
+                        preexec_fn=_settle,
                         start_new_session=True,
                     )
                     .result()
@@ -160,13 +168,14 @@ class Guest:
         return GuestDiedError(f"{self.describe()} {how}\n{self.last_words()}")
 
     def last_words(self) -> str:
-        """The last lines of its console."""
+        """The last lines of its console, and which panic came before them."""
         try:
             lines = self.console.read_text(errors="replace").splitlines()
         except OSError as error:
             return f"its console: {error}"
-        said = [line for line in lines if line.strip()][-LAST_LINES:]
-        return "\n".join(["its console's last lines:", *said]) if said else "its console said nothing"
+        said = [line.rstrip() for line in lines if line.strip()]
+        told = [line for line in said[:-LAST_LINES] if PANIC in line] + said[-LAST_LINES:]
+        return "\n".join(["its console:", *told]) if told else "its console said nothing"
 
     def end(self, patience: float = 15.0) -> None:
         """Tell it to end; kill it if it does not. Idempotent."""

@@ -20,8 +20,10 @@ if [ "$KIND" = uml ]; then
   mkdir -p "$WRITABLE"
   mount -t hostfs -o "$WRITABLE" hostfs "$WRITABLE"
   [ -e /dev/net/tun ] || mknod /dev/net/tun c 10 200
-  exec </dev/tty1 >/dev/tty1
-  stty raw -echo
+  if [ -z "${TERMINAL-}" ]; then
+    exec </dev/tty1 >/dev/tty1
+    stty raw -echo
+  fi
 fi
 modprobe -d "$MODULES" -a -q $(cat "$WANTED") 2>/dev/null
 # Nothing is loaded later: each PF_KEY REGISTER would ask for every algorithm that there is.
@@ -36,5 +38,6 @@ if [ "$KIND" = uml ]; then
   mkdir -p /etc/gcrypt
   printf '%s\n' intel-avx intel-avx2 intel-avx512 intel-vaes-vpclmul intel-shaext intel-aesni >/etc/gcrypt/hwf.deny
 fi
-cd "$DIRECTORY" && sh -c "$PROGRAM" 2>/dev/console
+cd "$DIRECTORY" || exit
+if [ -n "${TERMINAL-}" ]; then sh -c "$PROGRAM"; else sh -c "$PROGRAM" 2>/dev/console; fi
 [ "$KIND" = uml ] && { sync; echo o >/proc/sysrq-trigger; }

@@ -106,6 +106,15 @@ def fetch(name: str) -> Kernel:
 
     Raises GuestError with apt's or dpkg's words.
     """
+    try:
+        return _fetch(name)
+    except GuestError:
+        # What apt knows of its archive may be nothing, or old.
+        _output("apt-get", "update", "-qq")
+        return _fetch(name)
+
+
+def _fetch(name: str) -> Kernel:
     package = NAMES[name]
     cache().mkdir(parents=True, exist_ok=True)
     with _lock():
@@ -167,3 +176,13 @@ def _lay_out(root: Path) -> None:
         modules.parent.mkdir()
         (root / "usr/lib/uml/modules").rename(modules)
     _output("depmod", "-b", str(root), _only_release(root, str(root)))
+
+
+def overview() -> list[str]:
+    """A line for each kernel of NAMES: whether it is there, and what it is."""
+    lines = []
+    for name, package in NAMES.items():
+        found = fetched(name)
+        there = f"Linux {found.release} in {found.base}" if found else f"not here: nattlab kernel {name}"
+        lines.append(f"{name} (Debian package {package}): {there}")
+    return lines

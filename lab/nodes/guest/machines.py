@@ -27,6 +27,12 @@ NO_AVX = {
 clears the upper halves of its registers. AES-GCM of OpenSSL comes out wrong then, and nothing says why."""
 
 
+_FIRST = ("sh", "-c", '"$@"; exit $?', "sh")
+_CONTAINED = ("unshare", "--pid", "--fork", "--kill-child", "--mount-proc", *_FIRST)
+"""Everything of a guest ends with the first process of its PID namespace. That is a shell: by abort(3), which
+is how a kernel that is a program panics, a first process does not end."""
+
+
 @dataclass(frozen=True)
 class Job:
     """What a guest is to run, and what of this host it needs to see."""
@@ -61,16 +67,20 @@ def _path() -> str:
     return f"{Path(sys.executable).parent}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
-def uml_command(kernel: Kernel, boot: Path, channel: tuple[int, int]) -> list[str]:
-    """User-Mode Linux with this host's files as its root, read only; `channel`: fds to read and write.
+def uml_command(kernel: Kernel, boot: Path, channel: tuple[int, int] | None) -> list[str]:
+    """User-Mode Linux with this host's files as its root, read only.
 
-    Its console is standard output. In a PID namespace, so that its many processes end with it.
+    Its console is standard output; `channel` are descriptors to read and write. Without one the console is
+    this terminal. In a PID namespace, as it is many processes.
     """
+    console = ["con0=fd:0,fd:1"]
+    if channel is not None:
+        console = ["con0=null,fd:1", f"con1=fd:{channel[0]},fd:{channel[1]}"]
     return [
-        *("unshare", "--pid", "--fork", "--kill-child", "--mount-proc"),
+        *_CONTAINED,
         *(sys.executable, "-I", str(HERE / "fxsave.py"), str(kernel.image)),
         *(f"mem={MEMORY}", "rootfstype=hostfs", "ro", f"init={HERE / 'init.sh'}", f"nattlab_boot={boot}"),
-        *("quiet", "con=null", "con0=null,fd:1", f"con1=fd:{channel[0]},fd:{channel[1]}"),
+        *("quiet", "con=null", *console),
     ]
 
 
@@ -79,20 +89,34 @@ def qemu_command(kernel: Kernel, boot: Path, job: Job, refusal: str) -> list[str
 
     `refusal` says why not with KVM; empty for KVM. Raises GuestError if QEMU or virtme-ng is missing.
     """
+    return [
+        *_CONTAINED,
+        *_virtme(kernel, job, refusal),
+        "--show-boot-console",
+        *("--script-sh", f"sh {shlex.quote(str(HERE / 'init.sh'))} {shlex.quote(str(boot))}"),
+    ]
+
+
+def qemu_terminal(kernel: Kernel, boot: Path, job: Job, refusal: str) -> list[str]:
+    """QEMU through virtme-ng with this terminal. Raises GuestError like qemu_command()."""
+    wrapper = boot.with_name("shell")
+    wrapper.write_text(f"#!/bin/sh\nexec sh {shlex.quote(str(HERE / 'init.sh'))} {shlex.quote(str(boot))}\n")
+    wrapper.chmod(0o755)
+    return [*_virtme(kernel, job, refusal), f"--rodir={boot.parent}", "--shell", str(wrapper)]
+
+
+def _virtme(kernel: Kernel, job: Job, refusal: str) -> list[str]:
     program = Path(sys.executable).parent / "virtme-run"
     if not program.exists() or shutil.which("qemu-system-x86_64") is None:
         raise GuestError("a Debian kernel as a guest needs virtme-ng and qemu-system-x86: scripts/setup qemu")
     # These two are the guest's own there.
     hidden = (Path("/tmp"), Path("/var/tmp"))
-    shared = [f"--rodir={path}" for path in job.shared if any(map(path.is_relative_to, hidden))]
     return [
-        *("unshare", "--pid", "--fork", "--kill-child", "--mount-proc"),
-        *(str(program), "--kimg", str(kernel.image), "--memory", MEMORY, "--cpus", "1"),
-        *("--force-9p", "--user", "root", "--show-boot-console", "--mods", "auto"),
-        *shared,
+        *(str(program), "--kimg", str(kernel.image), "--mods", "auto", "--memory", MEMORY, "--cpus", "1"),
+        *("--force-9p", "--user", "root"),
+        *(f"--rodir={path}" for path in job.shared if any(map(path.is_relative_to, hidden))),
         f"--rwdir={job.writable}",
         *(["--disable-kvm"] if refusal else []),
-        *("--script-sh", f"sh {shlex.quote(str(HERE / 'init.sh'))} {shlex.quote(str(boot))}"),
     ]
 
 
