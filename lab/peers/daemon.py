@@ -15,8 +15,9 @@ from lab.peers.peer import TUNNEL, Connection, Endpoint, Peer, PeerError
 from lab.peers.readiness import last_lines
 from lab.wait import DeadlineExceededError, wait_until
 
-START_DEADLINE = 10.0
-CONNECT_DEADLINE = 15.0
+START_DEADLINE = 30.0
+CONNECT_DEADLINE = 30.0
+"""Seconds; a message that is lost twice comes again after two, six and fourteen of iked."""
 _DISCARD = 9
 _EXISTS = "EEXIST"
 
