@@ -17,29 +17,16 @@ from pathlib import Path
 from typing import Any
 
 from lab.ike.action import Action, DeleteSa, Event, InstallSa, Machine, Send, UpdateSa
-from lab.ike.association import ESP_IN_UDP_NON_IKE, INBOUND, NO_ENCAPSULATION, TUNNEL, ChildSa, EspSa
+from lab.ike.association import ChildSa
 from lab.ike.transport import Datagram, Endpoint
 from lab.natt.controlclient import ControlClient, ControlRefusedError
 from lab.natt.pfkey.client import PfKeyClient
-from lab.natt.pfkey.extensions import Address, Extension, Sa
-from lab.natt.pfkey.kame import NatTPort, NatTType
+from lab.natt.pfkey.extensions import Address, Sa
+from lab.natt.pfkey.kame import NatTPort
 from lab.natt.pfkey.message import Message
 from lab.natt.pfkey.numbers import Abi, Dialect, Ext, MessageType, PfKeyError, SaType
-from lab.natt.pfkey.sockaddr import Sockaddr
 from lab.natt.setkey.statements import parse
-from lab.natt.wire import Encap
-
-_INTEGRITIES = {
-    "hmac-md5-96": "hmac-md5",
-    "hmac-sha1-96": "hmac-sha1",
-    "hmac-sha2-256-128": "hmac-sha2-256",
-    "hmac-sha2-384-192": "hmac-sha2-384",
-    "hmac-sha2-512-256": "hmac-sha2-512",
-}
-_WINDOW = 64
-_NOT_MOVED = (Ext.X_NAT_T_TYPE, Ext.X_NAT_T_SPORT, Ext.X_NAT_T_DPORT, Ext.KEY_AUTH, Ext.KEY_ENCRYPT)
-"""What the UPDATE of a live SA has other values of, or must not name: FreeBSD refuses its keys."""
-_PROTOCOLS = {0: "any", 1: "icmp", 6: "tcp", 17: "udp"}
+from lab.peers.key_messages import add_message, delete_statement, moving, policy_statements
 
 
 class KeyManager:
@@ -215,14 +202,14 @@ class KeyManager:
         held = self._policies.items()
         older = next((reqid for reqid, other in held if _carries_same(child, other)), None)
         reqid = older or next(self._reqids)
-        self._pfkey.ask(self._add_message(child.inbound, reqid))
+        self._pfkey.ask(add_message(child.inbound, reqid, self._dialect))
         try:
-            self._pfkey.ask(self._add_message(child.outbound, reqid))
+            self._pfkey.ask(add_message(child.outbound, reqid, self._dialect))
         except PfKeyError:
-            self._speak(_delete_statement(child.inbound))
+            self._speak(delete_statement(child.inbound))
             raise
         self._reqid_of[child.inbound.spi] = reqid
-        for statement in _policy_statements("spdupdate" if older else "spdadd", child, reqid):
+        for statement in policy_statements("spdupdate" if older else "spdadd", child, reqid):
             self._speak(statement)
         self._policies[reqid] = child
         self.children.append(child)
@@ -233,9 +220,9 @@ class KeyManager:
             return
         reqid = self._reqid_of.pop(child.inbound.spi)
         for sa in (child.inbound, child.outbound):
-            self._speak(_delete_statement(sa))
+            self._speak(delete_statement(sa))
         if reqid in self._policies and reqid not in self._reqid_of.values():
-            for statement in _policy_statements("spddelete", self._policies.pop(reqid), reqid):
+            for statement in policy_statements("spddelete", self._policies.pop(reqid), reqid):
                 self._speak(statement)
         self.children = [other for other in self.children if other.inbound.spi != child.inbound.spi]
 
@@ -246,25 +233,14 @@ class KeyManager:
         reqid = self._reqid_of.get(before.inbound.spi, 0)
         for old, new in ((before.inbound, after.inbound), (before.outbound, after.outbound)):
             if self._dialect is Dialect.FREEBSD:
-                extensions = _moving(self._add_message(old, reqid), new)
+                extensions = moving(add_message(old, reqid, self._dialect), new)
             else:
                 # A whole SA again; only its ports may be others.
-                extensions = self._add_message(new, reqid).extensions
+                extensions = add_message(new, reqid, self._dialect).extensions
             self._pfkey.ask(Message(MessageType.UPDATE, SaType.ESP, extensions=extensions))
         self.children = [
             after if other.inbound.spi == before.inbound.spi else other for other in self.children
         ]
-
-    def _add_message(self, sa: EspSa, reqid: int) -> Message:
-        words = [f"add {_ends(sa)} {sa.spi:#x} -m {sa.mode} -u {reqid} -r {_WINDOW} -E {sa.encryption}"]
-        if sa.encryption_key:
-            words.append(f"0x{sa.encryption_key.hex()}")
-        if sa.integrity in _INTEGRITIES:
-            words.append(f"-A {_INTEGRITIES[sa.integrity]} 0x{sa.integrity_key.hex()}")
-        (statement,) = parse(f"{' '.join(words)};", "key manager")
-        # Linux has one NAT-OA and ignores it.
-        more = [] if self._dialect is Dialect.LINUX else _original_addresses(sa)
-        return statement.message._replace(extensions=(*statement.message.extensions, *more))
 
     def _speak(self, statement: str) -> None:
         for found in parse(statement, "key manager"):
@@ -275,10 +251,6 @@ def _carries_same(one: ChildSa, other: ChildSa) -> bool:
     return (one.local, one.remote, one.mode) == (other.local, other.remote, other.mode)
 
 
-def _host(kind: Ext, address: str) -> Extension:
-    return Address(kind, Sockaddr(address), 128 if ":" in address else 32)
-
-
 def _spi_of(message: Message) -> int | None:
     sa = message.find(Ext.SA, Sa)
     return None if sa is None else sa.spi
@@ -287,56 +259,3 @@ def _spi_of(message: Message) -> int | None:
 def _endpoint(text: str) -> Endpoint:
     address, _, port = text.rpartition(":")
     return Endpoint.of(address.strip("[]"), int(port))
-
-
-def _ends(sa: EspSa) -> str:
-    if sa.encapsulation == NO_ENCAPSULATION:
-        return f"{sa.source.address} {sa.destination.address} esp"
-    protocol = "esp-udp-nonike" if sa.encapsulation == ESP_IN_UDP_NON_IKE else "esp-udp"
-    return f"{sa.source.address}[{sa.source.port}] {sa.destination.address}[{sa.destination.port}] {protocol}"
-
-
-def _original_addresses(sa: EspSa) -> list[Extension]:
-    """NAT-OA of what arrives: the addresses its sender computed checksums with (RFC 3948 section 3.1.2).
-
-    The difference takes both; with one alone, as drafts before 05 tell it, nattd must compute anew (b).
-    """
-    if sa.direction != INBOUND or sa.encapsulation == NO_ENCAPSULATION:
-        return []
-    if sa.original_source is None or sa.original_destination is None:
-        return []
-    return [_host(Ext.X_NAT_T_OAI, sa.original_source), _host(Ext.X_NAT_T_OAR, sa.original_destination)]
-
-
-def _moving(request: Message, new: EspSa) -> tuple[Extension, ...]:
-    """What names an SA as it is, with FreeBSD's extensions for where it goes."""
-    kept = [extension for extension in request.extensions if extension.kind not in _NOT_MOVED]
-    moved = (
-        _host(Ext.X_NEW_ADDRESS_SRC, new.source.address),
-        _host(Ext.X_NEW_ADDRESS_DST, new.destination.address),
-    )
-    if new.encapsulation == NO_ENCAPSULATION:
-        return (*kept, *moved)
-    in_udp = (
-        NatTType(Encap.ESPINUDP),
-        NatTPort(Ext.X_NAT_T_SPORT, new.source.port),
-        NatTPort(Ext.X_NAT_T_DPORT, new.destination.port),
-    )
-    return (*kept, *in_udp, *moved)
-
-
-def _delete_statement(sa: EspSa) -> str:
-    return f"delete {_ends(sa)} {sa.spi:#x};"
-
-
-def _policy_statements(verb: str, child: ChildSa, reqid: int) -> list[str]:
-    statements = []
-    inbound = (child.remote, child.local, "in", child.inbound)
-    for sources, destinations, direction, sa in ((child.local, child.remote, "out", child.outbound), inbound):
-        ends = f"{sa.source.address}-{sa.destination.address}" if child.mode == TUNNEL else ""
-        rule = "" if verb == "spddelete" else f"ipsec esp/{child.mode}/{ends}/unique:{reqid}"
-        for source, destination in itertools.product(sources, destinations):
-            upper = _PROTOCOLS.get(source.protocol, str(source.protocol))
-            pairs = itertools.product(source.prefixes, destination.prefixes)
-            statements += [f"{verb} {a} {b} {upper} -P {direction} {rule};" for a, b in pairs]
-    return statements
