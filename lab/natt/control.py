@@ -9,7 +9,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from .config import parse_endpoint
-from .encapsulator import Encapsulator, endpoint_text
+from .encapsulator import Encapsulator
+from .events import endpoint_text
 from .keepalive import KeepaliveTimer
 from .listener import PathListener
 from .sockets import UdpEncapSocket

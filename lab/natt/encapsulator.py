@@ -3,50 +3,30 @@
 from __future__ import annotations
 
 import errno
-import time
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .counters import Counters
 from .datagrams import Received
+from .events import Events, endpoint_text
 from .flows import Flows
 from .input import Arrival, Decapsulated, Dropped, InputPath, Keepalive, Mapping, Result
-from .keepalive import KeepaliveTimer
+from .keepalive import Keepalives, KeepaliveTimer
 from .keymanager import KeyManager
 from .outersocket import path_mtu
 from .output import Outgoing, OutputError, OutputPath
 from .sadb import Expiry, Sadb, SadbError
 from .sockets import RawEspSocket, UdpEncapSocket
 from .spd import Policy, Spd
-from .terms import Direction, Endpoint
+from .terms import Endpoint
 from .tunnel import TunDevice
 from .wire import KEEPALIVE, Encap, Profile
 
 if TYPE_CHECKING:
     from .association import SecurityAssociation
 
-Event = dict[str, Any]
+
 _LATE = 0.1
 """Seconds by which a keepalive may be late without being told of."""
-
-
-def endpoint_text(endpoint: Endpoint) -> str:
-    """`10.0.0.1:4500`, `[fd00::1]:4500`."""
-    address, port = endpoint
-    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
-
-
-class Events:
-    """Tells watchers what happens; costs nothing when nobody watches."""
-
-    def __init__(self) -> None:
-        self.watchers: list[Callable[[Event], None]] = []
-
-    def emit(self, kind: str, **fields: Any) -> None:
-        """Send an event with the wall-clock time in nanoseconds to every watcher."""
-        event = {"event": kind, "time": time.time_ns(), **fields}
-        for watcher in list(self.watchers):
-            watcher(event)
 
 
 class Encapsulator:
@@ -69,7 +49,7 @@ class Encapsulator:
         self._input = InputPath(self.sadb, self.counters)
         self._output = OutputPath(self.spd, self.counters)
         self._flows: Flows | None = None
-        self._keepalives: dict[tuple[Endpoint, Endpoint], KeepaliveTimer] = {}
+        self._keepalives = Keepalives(self.sadb)
 
     def bind_flows(self) -> None:
         """Send back by the SA of the peer that a flow came from, where a policy has several."""
@@ -103,7 +83,7 @@ class Encapsulator:
 
     def keep_alive(self, socket: Endpoint, destination: Endpoint, timer: KeepaliveTimer) -> None:
         """Send keepalives from a socket to a peer when `timer` says so."""
-        self._keepalives[socket, destination] = timer
+        self._keepalives.add(socket, destination, timer)
 
     def udp_socket(self, local: Endpoint) -> UdpEncapSocket | None:
         """The socket that sends from a local address and port: its own, or a wildcard one of the port."""
@@ -151,7 +131,7 @@ class Encapsulator:
         if any(error.errno == errno.EMSGSIZE for error in refused):
             self._learn_path(outgoing, now)
         if len(refused) < len(outgoing.payloads):
-            self._active(outgoing.source, outgoing.destination, now)
+            self._keepalives.sent(outgoing.source, outgoing.destination, now)
 
     def _learn_path(self, outgoing: Outgoing, now: float) -> None:
         """Ask the kernel, which has checked what ICMP told it against its sockets, for the path MTU."""
@@ -189,12 +169,7 @@ class Encapsulator:
         if sock is None:
             raise OSError(errno.ENOTSOCK, f"no socket {endpoint_text(local)}")
         sock.send(payload, destination, source=local[0])
-        self._active(local, destination, now)
-
-    def _active(self, local: Endpoint, destination: Endpoint, now: float) -> None:
-        timer = self._keepalives.get((local, destination))
-        if timer is not None:
-            timer.sent(now)
+        self._keepalives.sent(local, destination, now)
 
     def udp_ready(self, sock: UdpEncapSocket, now: float) -> None:
         """Take what waits at a UDP socket."""
@@ -280,48 +255,30 @@ class Encapsulator:
                 # Another SA of this SPI lives at the new address; only the key manager can tell them apart.
                 self.counters.add("NattMappingConflicts")
             else:
-                self._follow_keepalives(believed, mapping.new)
+                self._keepalives.follow(believed, mapping.new)
         if self.events.watchers:
             self.events.emit(
                 "mapping", spi=mapping.sa.spi, old=endpoint_text(mapping.old), new=endpoint_text(mapping.new)
             )
 
-    def _follow_keepalives(self, old: Endpoint, new: Endpoint) -> None:
-        for local, peer in [pair for pair in self._keepalives if pair[1] == old]:
-            self._keepalives[local, new] = self._keepalives.pop((local, peer))
-
-    def _associations(self, peer: Endpoint) -> int:
-        return sum(
-            sa.encap is not Encap.NONE
-            and peer
-            == ((sa.source, sa.sport) if sa.direction is Direction.IN else (sa.destination, sa.dport))
-            for sa in self.sadb
-        )
-
     def next_time(self, now: float) -> float | None:
         """When `tick` wants to be called next; None when nothing is timed."""
-        times = [
-            due
-            for (_, peer), timer in self._keepalives.items()
-            if (due := timer.next_time(self._associations(peer))) is not None
-        ]
+        times = self._keepalives.times()
         if any(sa.limited for sa in self.sadb):
             times.append(now + 1.0)
         return min(times, default=None)
 
     def tick(self, now: float) -> list[Expiry]:
         """Send keepalives that are due and apply lifetimes; what expired."""
-        for (local, peer), timer in self._keepalives.items():
-            if timer.due(now, self._associations(peer)):
-                if self.events.watchers and (late := timer.overdue(now)) >= _LATE:
-                    # The host slept: a NAT may have forgotten, and a keepalive proves nothing to the peer.
-                    self.events.emit("keepalive-late", destination=endpoint_text(peer), seconds=late)
-                timer.sent(now)
-                try:
-                    self.send_user(local, peer, KEEPALIVE, now)
-                    self.counters.add("NattOutKeepalives")
-                except OSError:
-                    self.counters.add("NattOutSocketError")
+        for local, peer, late in self._keepalives.due(now):
+            if late >= _LATE:
+                # The host slept: a NAT may have forgotten, and a keepalive proves nothing to the peer.
+                self.events.emit("keepalive-late", destination=endpoint_text(peer), seconds=late)
+            try:
+                self.send_user(local, peer, KEEPALIVE, now)
+                self.counters.add("NattOutKeepalives")
+            except OSError:
+                self.counters.add("NattOutSocketError")
         expired = self.sadb.expire(now)
         for expiry in expired:
             if expiry.hard:

@@ -12,7 +12,8 @@ from types import FrameType
 
 from .config import Config, Options, SocketConfig
 from .control import ControlServer
-from .encapsulator import Encapsulator, endpoint_text
+from .encapsulator import Encapsulator
+from .events import endpoint_text
 from .host import LocalHost
 from .keepalive import KeepaliveTimer
 from .pfkey.transport import PfKeySocket
