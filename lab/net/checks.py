@@ -22,7 +22,8 @@ from lab.net.model import (
     of_family,
 )
 from lab.net.nat import NatConfig
-from lab.net.paths import nat_config, path, spares, visible
+from lab.net.paths import path, visible
+from lab.net.placement import nat_config, spares
 
 MAX_INTERFACE_NAME = 15
 """IFNAMSIZ less the closing zero."""

@@ -8,7 +8,7 @@ from contextlib import suppress
 from ipaddress import IPv4Address, IPv6Address, IPv6Network
 from itertools import pairwise
 
-from lab.net.behaviour import BEHAVIOUR, Mapping, Nat66
+from lab.net.behaviour import Nat66
 from lab.net.model import (
     Address,
     Family,
@@ -17,9 +17,7 @@ from lab.net.model import (
     Kind,
     Node,
     TopologyError,
-    listed,
 )
-from lab.net.nat import NatConfig, StaticMapping
 from lab.net.prefixes import embedded, npt
 
 Way = tuple[Interface, ...]
@@ -52,7 +50,7 @@ def turns_back(node: Node, arriving: str, leaving: str) -> bool:
     return nat is not None and nat.isolate and arriving in nat.inside and leaving in nat.inside
 
 
-def _walk(topology: Graph, start: str, family: Family, *, into_nats: bool) -> dict[str, Way]:
+def walk(topology: Graph, start: str, family: Family, *, into_nats: bool) -> dict[str, Way]:
     """For every link that packets of `start` reach: the interfaces by which they enter the nodes between."""
     known = topology.memory.get((start, family, into_nats))
     if known is not None:
@@ -84,7 +82,7 @@ def visible(topology: Graph, node: str, family: Family) -> dict[str, Way]:
 
     With each the interfaces by which packets of `node` enter the nodes before it.
     """
-    return _walk(topology, node, family, into_nats=False)
+    return walk(topology, node, family, into_nats=False)
 
 
 def path(topology: Graph, source: str, target: str, family: Family | None = None) -> Way:
@@ -94,7 +92,7 @@ def path(topology: Graph, source: str, target: str, family: Family | None = None
     """
     topology.node(source)
     topology.node(target)
-    ways = _walk(topology, source, family or own_family(topology, source), into_nats=True)
+    ways = walk(topology, source, family or own_family(topology, source), into_nats=True)
     found = [(*ways[end.link], end) for end in topology.interfaces(target) if end.link in ways]
     if source == target or not found:
         by = f" by IPv{family}" if family else ""
@@ -164,7 +162,7 @@ def reach(topology: Graph, source: str, target: str, family: Family | None = Non
             assert isinstance(beyond, IPv4Address)
             return embedded(beyond, node.nat.nat64)
         if family == 6 and enters(node, here.link, onward.link) and node.nat is not None and node.nat.prefix:
-            return npt(IPv6Address(way[-1].ip(6)), *_prefixes(topology, node))
+            return npt(IPv6Address(way[-1].ip(6)), *prefixes(topology, node))
         if not _lets_forwards_only(node, here.link, onward.link, family):
             continue
         inside = {hop.node for hop in way}
@@ -202,7 +200,7 @@ def seen_as(topology: Graph, source: str, target: str, family: Family | None = N
         if node.nat is None or not translates(node, family):
             continue
         if leaves(node, here.link, onward.link) and family == 6 and node.nat.prefix is not None:
-            seen = npt(IPv6Address(seen), *_prefixes(topology, node))
+            seen = npt(IPv6Address(seen), *prefixes(topology, node))
         elif leaves(node, here.link, onward.link) or turns_back(node, here.link, onward.link):
             seen = topology.link(node.nat.outside).end(here.node).ip(family)
     return seen
@@ -240,41 +238,7 @@ def is_behind_nat(topology: Graph, node: str, family: Family | None = None) -> b
     return seen_as(topology, node, other, family) != source_address(topology, node, other, family)
 
 
-def nat_config(topology: Graph, name: str) -> NatConfig:
-    """The NAT `name` with the names in its forwards resolved to addresses."""
-    nat = topology.node(name).nat
-    if nat is None:
-        raise TopologyError(f"{name} is no nat; nats are {listed(topology.nats)}")
-    own = {family for end in topology.interfaces(name) for family in end.families}
-    families = tuple(family for family in topology.families if family in own)
-
-    def targets(node: str, key: str) -> dict[Family, Address]:
-        found = [family for family in families if node in _inside(topology, name, family)]
-        if not found:
-            text = f"nat {name} forwards to {node}, which is not on its inside"
-            raise TopologyError(text, ("nodes", name, key))
-        return {family: reach(topology, name, node, family) for family in found}
-
-    mappings = [
-        StaticMapping(forward.protocol, forward.port, to, forward.to_port)
-        for forward in nat.forwards
-        for to in targets(forward.to, "forwards").values()
-    ]
-    whole = targets(nat.one_to_one, "one_to_one") if nat.one_to_one is not None else {}
-    return NatConfig(
-        inside=nat.inside,
-        outside=nat.outside,
-        mappings=tuple(mappings),
-        one_to_one=tuple(whole.values()),
-        families=families,
-        addresses=tuple(a.ip for a in topology.link(nat.outside).end(name).addresses),
-        destinations=destinations(topology, name) if nat.mapping is Mapping.ADM else (),
-        prefixes=_prefixes(topology, topology.node(name)) if nat.prefix is not None else None,
-        **{key: getattr(nat, key) for key in BEHAVIOUR},
-    )
-
-
-def _prefixes(topology: Graph, node: Node) -> tuple[IPv6Network, IPv6Network]:
+def prefixes(topology: Graph, node: Node) -> tuple[IPv6Network, IPv6Network]:
     """The inside and the outside prefix of an NPTv6 translator."""
     assert node.nat is not None
     assert node.nat.prefix is not None
@@ -290,41 +254,3 @@ def _has_way(topology: Graph, source: str, target: str, family: Family) -> bool:
     except TopologyError:
         return False
     return True
-
-
-def destinations(topology: Graph, name: str) -> tuple[Address, ...]:
-    """The addresses beyond the outside of NAT `name`, that of its self-test included."""
-    nat = topology.node(name).nat
-    assert nat is not None
-    found: dict[Address, None] = {}
-    for family in topology.link(nat.outside).families:
-        ways = _walk(topology, name, family, into_nats=False)
-        links = [link for link, way in ways.items() if (way[0].link if way else link) == nat.outside]
-        ends = [end for link in links for end in topology.link(link).ends if end.node != name]
-        found |= dict.fromkeys(end.ip(family) for end in ends)
-        found |= dict.fromkeys(spares(topology, nat.outside, family, 1))
-    return tuple(found)
-
-
-def spares(topology: Graph, link: str, family: Family, count: int) -> list[Address]:
-    """Up to `count` host addresses of `link` that no end has, from the top."""
-    subnet = topology.link(link).subnet(family)
-    taken = {end.ip(family) for end in topology.link(link).ends}
-    last = int(subnet.broadcast_address) - 1
-    candidates = range(last, max(int(subnet.network_address), last - count - len(taken)), -1)
-    make = IPv4Address if family == 4 else IPv6Address
-    return [address for number in candidates if (address := make(number)) not in taken][:count]
-
-
-def is_inside(topology: Graph, name: str, node: str) -> bool:
-    """Whether the NAT `name` reaches `node` through one of its inside links."""
-    return any(node in _inside(topology, name, family) for family in topology.families)
-
-
-def _inside(topology: Graph, name: str, family: Family) -> set[str]:
-    """The nodes that the NAT `name` reaches through its inside links."""
-    nat = topology.node(name).nat
-    assert nat is not None
-    ways = _walk(topology, name, family, into_nats=True)
-    links = [link for link, way in ways.items() if (way[0].link if way else link) in nat.inside]
-    return {end.node for link in links for end in topology.link(link).ends} - {name}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 
-from lab.net import paths
+from lab.net import paths, placement
 from lab.net.behaviour import BEHAVIOUR, kind
 from lab.net.checks import problems
 from lab.net.model import Address, Family, Graph, Node, PrefixedAddress, TopologyError, of_family
@@ -93,7 +93,7 @@ class Topology(Graph):
         )
         insider = None
         if name == "static_one_to_one":
-            inside = [peer for peer in self.peers if paths.is_inside(self, node.name, peer)]
+            inside = [peer for peer in self.peers if placement.is_inside(self, node.name, peer)]
             if len(inside) != 1:
                 raise TopologyError(f"nat {node.name} has {len(inside)} peers inside, {name} serves one")
             insider = inside[0]
@@ -127,4 +127,4 @@ class Topology(Graph):
 
     def nat_config(self, name: str) -> NatConfig:
         """The NAT `name` with the names in its forwards resolved to addresses."""
-        return paths.nat_config(self, name)
+        return placement.nat_config(self, name)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
-from lab.net import paths
+from lab.net import placement
 from lab.net.builder import await_addresses
 from lab.net.model import Family, TopologyError
 from lab.net.netlink import RouteSocket, address_request
@@ -59,7 +59,7 @@ def vantage(network: Network, name: str, family: Family) -> Iterator[Vantage]:
     insider = config.insider(family)
     near = next((end for end in ends if insider in (None, end.ip(family))), ends[0])
     far = topology.link(config.outside).other(name)
-    free = paths.spares(topology, config.outside, family, 1)
+    free = placement.spares(topology, config.outside, family, 1)
     if not free:
         raise TopologyError(f"nat {name} needs a free address on {config.outside} for its self-test")
     index = interface_index(topology, far.node, far.link)

@@ -1,6 +1,6 @@
 import pytest
 
-from lab.net import paths
+from lab.net import paths, placement
 from lab.net import routes as derived
 from lab.net.model import TopologyError
 from lab.net.topology_file import load, parse
@@ -80,7 +80,7 @@ links:
     )
     assert routes(topology, "nat") == {"10.1.0.0/24": "10.1.1.2"}
     assert routes(topology, "inner") == {"0.0.0.0/0": "10.1.1.1"}
-    assert [str(m.to) for m in paths.nat_config(topology, "nat").mappings] == ["10.1.0.2"]
+    assert [str(m.to) for m in placement.nat_config(topology, "nat").mappings] == ["10.1.0.2"]
 
 
 def test_nested_nats_forward_to_each_other():
@@ -103,7 +103,7 @@ links:
     assert str(paths.reach(topology, "right", "left")) == "203.0.113.1"
     assert str(paths.seen_as(topology, "left", "right")) == "203.0.113.1"
     assert paths.nats_left(topology, "left", "right") == ("home", "carrier")
-    assert str(paths.nat_config(topology, "carrier").mappings[0].to) == "10.64.0.2"
+    assert str(placement.nat_config(topology, "carrier").mappings[0].to) == "10.64.0.2"
 
 
 def test_given_routes_replace_the_derived_ones():
@@ -125,7 +125,7 @@ def test_unknown_names_list_the_known_ones():
     with pytest.raises(TopologyError, match="no node 'midle' in one_nat; there are left, nat and right"):
         topology.node("midle")
     with pytest.raises(TopologyError, match="left is no nat; nats are nat"):
-        paths.nat_config(topology, "left")
+        placement.nat_config(topology, "left")
     with pytest.raises(TopologyError, match="nat has no inner address"):
         topology.inner("nat")
 
