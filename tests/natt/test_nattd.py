@@ -53,7 +53,7 @@ def test_ping_through_two_nattd(
     right = start(wire[1], "right", right_config(**changes))
     assert left.notified.startswith("READY=1\n")
     mtu = int(re.findall(r"mtu (\d+)", wire[0].run("ip link show natt0"))[0])
-    text = wire[0].run(f"ping -c 3 -i 0.01 -W 5 -M do -s {mtu - 28} 10.20.0.1")
+    text = wire[0].run(f"ping -c 3 -i 0.2 -W 5 -M do -s {mtu - 28} 10.20.0.1")
     assert " 3 received" in text
     assert left.counters() == right.counters() == carried(3)
     table = {entry["spi"]: entry for entry in left.client().ask(op="sas")["sas"]}
@@ -82,7 +82,7 @@ def test_families_inside_and_outside(
     right = start(wire[1], "right", left_config(*outer[::-1], *inner[::-1], (0x2001, 0x1001), encap=encap))
     header = 48 if ":" in inner[0] else 28
     mtu = int(re.findall(r"mtu (\d+)", wire[0].run("ip link show natt0"))[0])
-    assert " 2 received" in wire[0].run(f"ping -c 2 -i 0.01 -W 5 -M do -s {mtu - header} {inner[1]}")
+    assert " 2 received" in wire[0].run(f"ping -c 2 -i 0.2 -W 5 -M do -s {mtu - header} {inner[1]}")
     assert left.counters()["NattInDecapsulated"] == right.counters()["NattInDecapsulated"] == 2
 
 
@@ -92,7 +92,7 @@ def test_transport_mode(wire: Wire, start: Start, left_config: Config, name: str
     changes = {**ENCAPSULATIONS[name], "mode": "transport"}
     left = start(wire[0], "left", left_config(LEFT, RIGHT, LEFT, RIGHT, **changes))
     right = start(wire[1], "right", left_config(RIGHT, LEFT, RIGHT, LEFT, (0x2001, 0x1001), **changes))
-    assert " 3 received" in wire[0].run("ping -c 3 -i 0.01 -W 5 10.1.0.2")
+    assert " 3 received" in wire[0].run("ping -c 3 -i 0.2 -W 5 10.1.0.2")
     assert left.counters() == right.counters() == carried(3)
     rule = "4500:\tnot from all fwmark 0x4e415454 lookup "
     assert rule in wire[0].run("ip rule show")
@@ -178,7 +178,7 @@ def test_a_new_mapping_is_told_and_followed(
     left = start(wire[0], "left", left_config(local_port=4501))
     watch = right.client()
     watch.ask(op="watch")
-    assert " 2 received" in wire[0].run("ping -c 2 -i 0.01 -W 5 10.20.0.1")
+    assert " 2 received" in wire[0].run("ping -c 2 -i 0.2 -W 5 10.20.0.1")
     mappings = [event for event in (watch.read() for _ in range(3)) if event["event"] == "mapping"]
     assert [(event["spi"], event["old"], event["new"]) for event in mappings] == [
         (0x1001, f"{LEFT}:4500", f"{LEFT}:4501")

@@ -97,7 +97,7 @@ def test_a_ping_inside_a_user_namespace(user: str, folder: Path, ends: Any, enca
     right = Nattd(ends[1], folder, "right", mirrored_config(encap=encap))
     try:
         assert os.stat(f"/proc/{left.process.pid}").st_uid == (NOBODY if user == "nobody" else 0)
-        assert " 3 received" in ends[0].run("ping -c 3 -i 0.05 -W 5 10.20.0.1")
+        assert " 3 received" in ends[0].run("ping -c 3 -i 0.2 -W 5 10.20.0.1")
         assert left.counters() == right.counters() == {"NattOutEncapsulated": 3, "NattInDecapsulated": 3}
         assert inventory(ends[0]) != before
         assert pfkey.is_socket()
