@@ -11,7 +11,7 @@ from lab.cell import Cell
 from lab.peers.peer import IKEV2, MANUAL
 from lab.scenario import scenario
 from lab.wait import wait_until
-from scenarios.expected import at_right, without
+from scenarios.expected import at_right, by_engine, outcome, without
 from scenarios.injection import as_arriving, example, held_back, inject
 from scenarios.inner import came_before_now, forget_path, inner_sink, is_refused, send_packet, told_mtu, widen
 
@@ -55,13 +55,13 @@ def is_large(packet: Seen) -> bool:
 
 FRAGMENTS_OUTSIDE = {
     "natt": False,
-    "strongswan": True,
+    "strongswan": by_engine(kernel=False, libipsec=True),
     "openiked": False,
     "openiked+natt": False,
     "kernel": False,
 }
-"""What each does once it knows the path: natt tells the inner sender to send less, charon's plain UDP socket
-lets the kernel cut what is too big."""
+"""What each does once it knows the path: natt and kernels tell the inner sender to send less, the plain UDP
+socket of a charon with libipsec lets the kernel cut what is too big."""
 DESTINATION_UNREACHABLE, FRAGMENTATION_NEEDED = 3, 4
 
 
@@ -83,7 +83,7 @@ def path_mtu_is_discovered_through_the_nat(cell: Cell) -> None:
             "quotes a packet from the same address", lambda p, a=address: quoted_source(p) == a
         )
     expect(cell.seen.on("narrow").esp_in_udp).each("fits", lambda p: p.ip_length <= 1300)
-    if FRAGMENTS_OUTSIDE[cell.spec.left]:
+    if outcome(FRAGMENTS_OUTSIDE, cell.left):
         expect(cell.seen.on("narrow").fragments).some()
     else:
         expect(cell.seen.fragments).none()

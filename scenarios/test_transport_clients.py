@@ -93,6 +93,51 @@ def marked_flows_live_side_by_side(cell: Cell) -> None:
         expect(answers.on(link).sent_by(right)).at_least(4).each("its own", lambda p, own=spis: p.spi in own)  # type: ignore[misc]
 
 
+L2TP = 1701
+"""RFC 2661 section 8.1."""
+
+
+@scenario(
+    "MUL-06",
+    topologies=("two_clients",),
+    versions=(IKEV2,),
+    features=("ike",),
+    pairs=SAME,
+    mode=TRANSPORT,
+    bind_flows=True,
+)
+def l2tp_clients_have_ports_of_their_own(cell: Cell) -> None:
+    cell.up_all()
+    server = cell.endpoint("right")
+    with contextlib.ExitStack() as held:
+        lns = held.enter_context(server.node.socket())
+        lns.bind((server.address, L2TP))
+        clients = {}
+        for name, port in (("left", L2TP), ("left2", L2TP + 1)):
+            end = cell.endpoint(name)
+            clients[name] = held.enter_context(end.node.socket())
+            clients[name].bind((end.address, port))
+            clients[name].connect((end.remote, L2TP))
+        for sock in (lns, *clients.values()):
+            sock.settimeout(5)
+        for text in (b"SCCRQ", b"SCCCN", b"Hello"):
+            # Both have asked before either is answered.
+            for sock in clients.values():
+                sock.send(text)
+            for source in [lns.recvfrom(100)[1] for _ in clients]:
+                assert source[0] == server.remote
+                lns.sendto(b"%s to %d" % (text, source[1]), source)
+            assert {name: sock.recv(100) for name, sock in clients.items()} == {
+                "left": b"%s to %d" % (text, L2TP),
+                "left2": b"%s to %d" % (text, L2TP + 1),
+            }
+    answers = cell.seen.esp_in_udp.sent_by(server.address)
+    for name, link in (("left", "lan1"), ("left2", "lan2")):
+        spis = cell.peer(name).inbound_spis()
+        expect(answers.on(link)).at_least(3).each("its own", lambda p, own=spis: p.spi in own)  # type: ignore[misc]
+    expect(cell.seen.where(lambda packet: L2TP in (packet.sport, packet.dport), "with port 1701")).none()
+
+
 @contextlib.contextmanager
 def session(cell: Cell, side: str, port: int) -> Iterator[socket.socket]:
     """A TCP connection from that port of a client to an echo at the server, as a login would be."""

@@ -13,7 +13,7 @@ _PATIENCE = Retransmission(1.0, 1.8, 4)
 
 _PLUGINS = (
     "aes aesni sha2 sha1 md5 random nonce x509 pem openssl gmp curve25519 hmac kdf gcm ctr cmac xcbc drbg"
-    "{backend} kernel-netlink socket-default vici"
+    "{backend} kernel-netlink socket-default vici{further}"
 )
 _CONFIGURATION = """charon-systemd {{
   load = {plugins}
@@ -65,7 +65,10 @@ def configuration(
     """The text; `spis` are the lowest and the highest for what arrives."""
     patience = connection.retransmission or _PATIENCE
     return _CONFIGURATION.format(
-        plugins=_PLUGINS.format(backend=" kernel-libipsec" if engine == LIBIPSEC else ""),
+        plugins=_PLUGINS.format(
+            backend=" kernel-libipsec" if engine == LIBIPSEC else "",
+            further=" connmark" if connection.bind_flows else "",
+        ),
         keepalive=f"{connection.keepalive:g}s",
         margin=f"{connection.keepalive_margin:g}s",
         port=connection.first_port or IKE_PORT,

@@ -142,6 +142,8 @@ class CharonConnection:
                 if transport or leases == "right"
                 else [f"{inner}/{bits}" for inner in (end.remote_inner, *end.further_inner)],
             }
+            if self._connection.bind_flows and self._answers:
+                children[child_name(number)] |= {"mark_in": "%unique", "mark_out": "%unique"}
         if self._connection.bypass:
             children[child_name(0)]["local_ts" if self._answers else "remote_ts"] = [EVERYWHERE]
             if not self._answers:

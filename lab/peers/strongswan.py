@@ -61,6 +61,7 @@ class StrongSwan(Peer):
         esp=frozenset(ESP_SUITES),
         options=frozenset({"further_esp", "inner_family", "nat_t_port", "wildcard"})
         | {
+            "bind_flows",
             "liveness",
             "revive",
             "child_lifetime",
