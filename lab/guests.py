@@ -28,6 +28,7 @@ from lab.peers.registry import driver
 from lab.probe import IN_GUESTS, UnavailableError, probe
 from lab.scenario import CellSpec
 from lab.standing.on_failure import KEEP, PAUSE, SHELL
+from lab.unpacked import cache_folder
 
 HERE, AUTO = "here", "auto"
 OPTION, SHARE = "--kernel", "--guest-cells"
@@ -157,9 +158,9 @@ class Guests:
             "nattlab_seed": self._seed,
             DESCRIPTION: {"name": kernel.name, "words": words},
         }
-        ours = ("NATTLAB_", "PYTHON")
+        ours = ("NATTLAB_", "PYTHON", "HOME", "XDG_CACHE_HOME")
         settings = {name: value for name, value in os.environ.items() if name.startswith(ours)}
-        own = [Path(__file__).parent.parent, Path(sys.prefix), Path(sys.base_prefix), kernels.cache()]
+        own = [Path(__file__).parent.parent, Path(sys.prefix), Path(sys.base_prefix), cache_folder()]
         job = Job(
             program=_pytest(config),
             directory=config.invocation_params.dir,

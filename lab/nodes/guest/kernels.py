@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import os
 import re
 import shutil
 import subprocess
@@ -15,13 +14,12 @@ from pathlib import Path
 
 from lab.nodes.guest import kvm
 from lab.nodes.guest.errors import GuestError
+from lab.unpacked import cache_folder
 
 QEMU, UML = "qemu", "uml"
 NAMES = {"debian": "linux-image-amd64", "uml": "user-mode-linux"}
 """Name of a kernel → Debian package: the stock kernel, for QEMU; the same release as a program."""
 ADVICE = "scripts/setup guest fetches one"
-CACHE = "NATTLAB_CACHE"
-"""Environment variable that names another cache than ~/.cache/nattlab."""
 
 
 @dataclass(frozen=True)
@@ -38,15 +36,9 @@ class Kernel:
     release: str
 
 
-def cache() -> Path:
-    """The folder of what was fetched once."""
-    named = os.environ.get(CACHE)
-    return Path(named) if named else Path.home() / ".cache" / "nattlab"
-
-
 def fetched(name: str) -> Kernel | None:
     """The newest kernel of that name in the cache; None if none was fetched."""
-    folders = sorted(cache().glob(f"kernel-{name}-*"), key=lambda folder: folder.stat().st_mtime)
+    folders = sorted(cache_folder().glob(f"kernel-{name}-*"), key=lambda folder: folder.stat().st_mtime)
     return _found(name, folders[-1]) if folders else None
 
 
@@ -116,14 +108,14 @@ def fetch(name: str) -> Kernel:
 
 def _fetch(name: str) -> Kernel:
     package = NAMES[name]
-    cache().mkdir(parents=True, exist_ok=True)
+    cache_folder().mkdir(parents=True, exist_ok=True)
     with _lock():
         if name == "debian":
             package = _dependency(package)
         version = _version(package)
-        folder = cache() / f"kernel-{name}-{version.replace(':', '_')}"
+        folder = cache_folder() / f"kernel-{name}-{version.replace(':', '_')}"
         if not folder.is_dir():
-            with tempfile.TemporaryDirectory(dir=cache(), prefix="fetching-") as scratch:
+            with tempfile.TemporaryDirectory(dir=cache_folder(), prefix="fetching-") as scratch:
                 made = _unpack(package, Path(scratch))
                 _lay_out(made)
                 made.rename(folder)
@@ -132,7 +124,7 @@ def _fetch(name: str) -> Kernel:
 
 @contextmanager
 def _lock() -> Iterator[None]:
-    with (cache() / "lock").open("w") as file:
+    with (cache_folder() / "lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 

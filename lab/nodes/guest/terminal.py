@@ -9,8 +9,9 @@ from pathlib import Path
 
 from lab.net import scratch
 from lab.nodes.guest import kvm, machines
-from lab.nodes.guest.kernels import UML, Kernel, cache
+from lab.nodes.guest.kernels import UML, Kernel
 from lab.nodes.guest.machines import Job
+from lab.unpacked import cache_folder
 
 
 def shell(kernel: Kernel, directory: Path) -> int:
@@ -18,7 +19,7 @@ def shell(kernel: Kernel, directory: Path) -> int:
 
     Returns the exit status of what ran the guest. Raises GuestError.
     """
-    own = [Path(__file__).parents[3], Path(sys.prefix), Path(sys.base_prefix), cache(), kernel.base]
+    own = [Path(__file__).parents[3], Path(sys.prefix), Path(sys.base_prefix), cache_folder(), kernel.base]
     # The terminal of a guest's console is nobody's: job control wants one of a session of its own.
     job = Job(
         ["setsid", "--ctty", "--wait", "bash"],

@@ -13,8 +13,9 @@ from lab.nodes.guest.kernels import QEMU, UML
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv(kernels.CACHE, str(tmp_path))
-    return tmp_path
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    (tmp_path / "nattlab").mkdir()
+    return tmp_path / "nattlab"
 
 
 def made(folder: Path, image: str, release: str) -> Path:
