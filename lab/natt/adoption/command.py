@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import subprocess
@@ -68,6 +69,8 @@ def _serve(
     from ..tables import ConfigError
     from .adopter import Adopter
 
+    gc.freeze()
+    gc.enable()
     try:
         adopter = Adopter(arguments, architecture, process, listener)
     except ConfigError as error:

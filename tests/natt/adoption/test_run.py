@@ -332,6 +332,13 @@ os.write(2, repr(found).encode())
         _, err = adopted.process.communicate(timeout=20)
         assert err == "('ENOSYS', 'ENOSYS', 'ENOSYS', b'')"
 
+    def test_garbage_is_collected_once_all_is_loaded(self, place):
+        program = "import gc; from lab.natt.nattd import main; print(main(['run', 'true']), gc.isenabled())"
+        done = subprocess.run(
+            [*place.enter, sys.executable, "-c", program], capture_output=True, text=True, timeout=20
+        )
+        assert (done.stdout, done.stderr) == ("0 True\n", "")
+
     def test_nothing_stays(self, adopt, place):
         before = inventory(place)
         program = "sock = udp(4500); sock.setsockopt(17, 100, 2); keys = key_socket(); register(keys)"
