@@ -173,7 +173,7 @@ class CellSpec:
         for name in names:
             peer = driver(name, self.version)
             peer.check(self.make_connection())
-            missing = sorted(self.scenario.features - peer.capabilities.features)
+            missing = sorted(self.scenario.features - peer.features(self.version))
             if missing:
                 raise UnsupportedError(name, f"no {', '.join(missing)}")
 

@@ -19,6 +19,10 @@ charon sends one when it finds the NAT and has been silent for the interval, whi
 of a full second are to an interval of one. RFC 3948 section 2.3 wants the ports of ESP (docs/findings.md).
 """
 
+ASKS_ONCE = "libreswan#1763"
+"""Ticket: with IKEv2 pluto asks once whether a keepalive is due, finds that something was sent, and asks
+never again."""
+
 
 def early(cell: Cell, link: str) -> Packets:
     """The keepalives of the left end on the IKE port, which all must come before its float."""

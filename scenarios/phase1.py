@@ -32,12 +32,16 @@ KNOWN = {
     "natt": tuple(NAT_D_TYPE),
     "strongswan": ("draft-02n", "draft-02", "draft-03", RFC),
     "racoon": ("draft-00", "draft-02n", "draft-02", "draft-03", RFC),
+    "libreswan": ("draft-02n", "draft-02", "draft-03", "unnumbered", RFC),
 }
 """Versions that each peer agrees to as a responder; the rest it takes for no NAT traversal.
 
 Of racoon 0.9.1 as built with every version; a build of fewer agrees to fewer.
 """
-TRIED = {"racoon": KNOWN["racoon"]}
+TRIED = {
+    "racoon": KNOWN["racoon"],
+    "libreswan": ("draft-00", "draft-01", *KNOWN["libreswan"]),
+}
 """Versions of which it is known what a peer makes of them, where that is not all of them."""
 OFFERED = {
     "natt": [RFC, "draft-03", "draft-02n", "draft-02"],
@@ -45,10 +49,21 @@ OFFERED = {
     "racoon": [RFC]
     + [f"draft-0{number}" for number in range(8, 1, -1)]
     + ["draft-02n", "draft-01", "draft-00"],
+    "libreswan": [RFC, "draft-03", "draft-02n", "draft-02"],
 }
 """What each peer offers of its own accord, in its order; charon neither draft 03 nor 02 without newline."""
-TAKEN_UNOFFERED = {"natt": (), "strongswan": ("draft-02", "draft-03")}
+TAKEN_UNOFFERED = {
+    "natt": (),
+    "strongswan": ("draft-02", "draft-03"),
+    "libreswan": ("draft-02", "draft-03"),
+}
 """Versions that an initiator speaks if they are answered, though it did not offer them."""
+AS_RFC = {"libreswan": ("draft-04", "draft-05", "draft-06", "draft-07", "draft-08")}
+"""Versions that a peer agrees to, or takes, and then speaks with the payload types of RFC 3947."""
+TRACED = ("natt", "strongswan", "racoon", "racoon+natt")
+"""Peers whose traffic under each version was measured, with their quick modes as Wireshark decrypts them."""
+ALWAYS_BOTH = ("strongswan", "libreswan")
+"""Peers that send both original addresses in every version, though drafts before 05 know one."""
 IN_CLEAR = replace(PLAIN, clear_third_message=True)
 """A persona whose NAT-D payloads can be seen in aggressive mode, too."""
 STENBERG = {

@@ -59,6 +59,7 @@ FRAGMENTS_OUTSIDE = {
     "openiked": False,
     "openiked+natt": False,
     "kernel": False,
+    "libreswan": False,
 }
 """What each does once it knows the path: natt and kernels tell the inner sender to send less, the plain UDP
 socket of a charon with libipsec lets the kernel cut what is too big."""

@@ -10,11 +10,9 @@ from lab.ike.versions import by_name
 from lab.peers.peer import IKEV1_MAIN, TRANSPORT
 from lab.scenario import scenario
 from scenarios.expected import responders, with_scripted
-from scenarios.phase1 import KNOWN, OFFERED, terms
+from scenarios.phase1 import ALWAYS_BOTH, KNOWN, OFFERED, TRACED, terms
 
 CARRIED = ("rfc3947", "draft-03", "draft-04", "draft-02n")
-ALWAYS_BOTH = ("strongswan",)
-"""Peers that send both addresses in every version, though drafts before 05 know one."""
 PERSONAS_WITH_STRANGE_OA = (
     PERSONAS["meraki"],
     replace(PERSONAS["racoon"], nat_oa_count=1),
@@ -24,7 +22,7 @@ PERSONAS_WITH_STRANGE_OA = (
 
 @scenario(
     "MUL-14",
-    pairs=with_scripted(KNOWN, OFFERED),
+    pairs=with_scripted(KNOWN, OFFERED, TRACED),
     versions=(IKEV1_MAIN,),
     features=("ike",),
     needs=("tshark",),
@@ -75,7 +73,7 @@ def expect_sent(sent: list[str], peer: str, pair: tuple[str, str], own: str, bot
     assert sent == (list(pair) if both or peer in ALWAYS_BOTH else [own]), f"{peer} sent {sent}"
 
 
-@scenario("MUL-15", pairs=responders(), versions=(IKEV1_MAIN,), features=("ike",), needs=("tshark",))
+@scenario("MUL-15", pairs=responders(TRACED), versions=(IKEV1_MAIN,), features=("ike",), needs=("tshark",))
 def meraki_sends_reserved_octets_and_two_addresses(cell: Cell) -> None:
     """Field bugs B61 and B62."""
     cell.start("right")

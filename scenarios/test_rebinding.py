@@ -23,7 +23,7 @@ from lab.wait import wait_until
 from scenarios.expected import among, by_engine, outcome, with_scripted
 from scenarios.injection import as_arriving, example, inject
 from scenarios.inner import inner_sink, send_inner
-from scenarios.recovery import has_moved, outside_port, recovers
+from scenarios.recovery import asks_and_hears, has_moved, outside_port, recovers
 
 FOLLOWS_ESP = {"natt": True, "strongswan": by_engine(kernel=True, libipsec=False)}
 """Whether a peer moves its SA after authenticated ESP from a new port: libipsec does not tell of it."""
@@ -77,6 +77,27 @@ def life_is_told_where_esp_goes(cell: Cell) -> None:
 @scenario("REB-05", versions=(IKEV2,), features=("ike", "follows-ike"), mobike=True)
 def a_mobike_client_updates_after_a_remap(cell: Cell) -> None:
     recovers(cell)
+
+
+@scenario(
+    "B01",
+    pairs=(("libreswan", "libreswan"), ("libreswan", "strongswan")),
+    versions=(IKEV2,),
+    features=("ike",),
+    expected_failure={"libreswan-libreswan-*": "libreswan#1645"},
+    mobike=False,
+)
+def who_answers_at_a_new_port_sends_esp_there(cell: Cell) -> None:
+    cell.start("right")
+    cell.start("left", liveness=1)
+    cell.connect()
+    cell.ping()
+    old = outside_port(cell)
+    cell.network.nat("nat").remap()
+    asks_and_hears(cell)
+    assert outside_port(cell) != old
+    cell.ping()
+    cell.ping_back()
 
 
 REKEYS = ("natt", "strongswan", "openiked", "openiked+natt")

@@ -39,7 +39,14 @@ UDP_SEGMENT = 103
 CPU_SECONDS_PER_MARKER = 20e-6
 MEMORY_FOR_A_FLOOD = 8 << 20
 LOG_OCTETS_PER_DATAGRAM = 500
-REPLAY_WINDOW = {"natt": 64, "strongswan": 32, "openiked": 32, "openiked+natt": 64, "kernel": 64}
+REPLAY_WINDOW = {
+    "natt": 64,
+    "strongswan": 32,
+    "openiked": 32,
+    "openiked+natt": 64,
+    "kernel": 64,
+    "libreswan": 64,
+}
 """Packets, as each peer is configured by default (RFC 4303 section 3.4.3)."""
 
 

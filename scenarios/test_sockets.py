@@ -226,6 +226,7 @@ def closed_socket_is_unreachable_and_its_sa_stays(cell: Cell) -> None:
 IN_USE = {
     "natt": r"nattd: \[\[socket\]\] \d: 203\.0\.113\.2:4500: Address already in use",
     "strongswan": r"unable to bind socket: Address already in use\n.*could not open IPv4 NAT-T socket",
+    "libreswan": r"Address already in use",
     "openiked": r"udp_bind: failed to bind UDP socket: Address already in use",
     "openiked+natt": r"udp_bind: failed to bind UDP socket: Address already in use",
 }

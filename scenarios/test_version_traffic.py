@@ -12,12 +12,14 @@ from lab.scenario import scenario
 from lab.wait import wait_until
 from scenarios.expected import with_scripted
 from scenarios.phase1 import (
+    ALWAYS_BOTH,
     IN_CLEAR,
     KNOWN,
     NAT_D_TYPE,
     OFFERED,
     ON_500,
     TAKEN_UNOFFERED,
+    TRACED,
     fakers,
     insistent,
     is_plain_on_500,
@@ -110,7 +112,7 @@ def quick_modes(cell: Cell, field: str) -> dict[bytes, list[list[str]]]:
 
 @scenario(
     "VER-16",
-    pairs=with_scripted(KNOWN, OFFERED, TAKEN_UNOFFERED),
+    pairs=with_scripted(KNOWN, OFFERED, TAKEN_UNOFFERED, TRACED),
     versions=(IKEV1_MAIN,),
     features=("ike",),
     needs=("tshark",),
@@ -130,7 +132,7 @@ def nat_oa_is_that_of_the_version(cell: Cell) -> None:
             told = cell.right.manager.children[-1].inbound
             assert (told.original_source, told.original_destination) == (
                 left.address,
-                right.address if both else None,
+                right.address if both or cell.spec.left in ALWAYS_BOTH else None,
             )
     payloads_of = quick_modes(cell, "isakmp.typepayload")
     for cookie, version in begun.items():
@@ -166,7 +168,7 @@ def drafts_00_and_01_never_leave_500(cell: Cell) -> None:
 
 @scenario(
     "VER-26",
-    pairs=with_scripted(KNOWN, OFFERED, TAKEN_UNOFFERED),
+    pairs=with_scripted(KNOWN, OFFERED, TAKEN_UNOFFERED, TRACED),
     versions=IKEV1,
     features=("ike",),
     needs=("tshark",),
@@ -189,7 +191,7 @@ def every_shared_version_carries_traffic(cell: Cell) -> None:
 
 @scenario(
     "VER-27",
-    pairs=with_scripted(KNOWN, OFFERED, TAKEN_UNOFFERED),
+    pairs=with_scripted(KNOWN, OFFERED, TAKEN_UNOFFERED, TRACED),
     versions=IKEV1,
     features=("ike", "keepalive"),
     keepalive=1,

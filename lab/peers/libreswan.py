@@ -65,9 +65,14 @@ class Libreswan(Peer):
         options=frozenset({"further_esp", "inner_family", "wildcard", "nat_t", "replay_window"})
         | {"identity", "initial_contact", "liveness", "child_lifetime", "retransmission"}
         | {"ike_fragmentation"},
-        features=frozenset({"ike", "keepalive", "nat-detection", "several-children"})
-        | {"rekey-ike", "delete-ike", "no-nat-traversal", "no-encapsulation"},
+        # What an initiator deletes it begins anew at once.
+        features=frozenset({"ike", "keepalive", "nat-detection", "rekey-ike", "no-nat-traversal"}),
     )
+
+    @classmethod
+    def features(cls, version: str) -> frozenset[str]:
+        """A phase 1 it does not replace when told to."""
+        return super().features(version) - (set() if version == IKEV2 else {"rekey-ike"})
 
     @classmethod
     def needs(cls, connection: Connection) -> tuple[str, ...]:
@@ -213,11 +218,12 @@ class Libreswan(Peer):
         return due <= ready and any(state["state"] in _IKE_STATES for state in states)
 
     def rekey_child(self) -> None:
-        """Begin to replace the first child SA."""
-        self._whack("--rekey-ipsec", "--asynchronous", "--name", libreswan_conf.child_name(0))
+        """Begin to replace the first child SA; IKEv1 makes another one."""
+        verb = "--rekey-ipsec" if self.connection.version == IKEV2 else "--initiate"
+        self._whack(verb, "--asynchronous", "--name", libreswan_conf.child_name(0))
 
     def rekey_ike(self) -> None:
-        """Begin to replace the IKE SA; with IKEv1 by a new phase 1."""
+        """Begin to replace the IKE SA; not with IKEv1."""
         self._whack("--rekey-ike", "--asynchronous", "--name", libreswan_conf.child_name(0))
 
     def delete_child(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from lab.ike.ikev2.config import Retransmission
 from lab.peers.peer import (
     AUTO,
     FORCE,
@@ -47,6 +48,8 @@ _METHODS = {
 }
 
 
+PATIENCE = Retransmission(1.0, 2.0, 6)
+"""Twice its own first interval: a slow host does not look like a lossy one."""
 UPDOWN = """#!/bin/sh
 # The route to what is inside the tunnel; libreswan's own script says the same in fifty processes.
 case "$PLUTO_VERB" in
@@ -129,10 +132,9 @@ def terms(connection: Connection) -> dict[str, str]:
             "dpdtimeout": f"{connection.liveness * 3:g}s",
             "dpdaction": "clear",
         }
-    if connection.retransmission is not None:
-        patience = connection.retransmission
-        settings["retransmit-interval"] = f"{patience.first * 1000:g}"
-        settings["retransmit-timeout"] = f"{patience.first * (2**patience.tries - 1):g}s"
+    patience = connection.retransmission or PATIENCE
+    settings["retransmit-interval"] = f"{patience.first * 1000:g}"
+    settings["retransmit-timeout"] = f"{patience.first * (2**patience.tries - 1):g}s"
     return settings
 
 

@@ -369,6 +369,11 @@ class Peer(ABC):
         """Names of host capabilities (lab.probe) without which this connection cannot be tried here."""
 
     @classmethod
+    def features(cls, version: str) -> frozenset[str]:
+        """Those of Capabilities.features that it has in connections of this version."""
+        return cls.capabilities.features
+
+    @classmethod
     @abstractmethod
     def release(cls) -> str:
         """Name and version of the installed implementation, for reports."""
