@@ -40,4 +40,9 @@ if [ "$KIND" = uml ]; then
 fi
 cd "$DIRECTORY" || exit
 if [ -n "${TERMINAL-}" ]; then sh -c "$PROGRAM"; else sh -c "$PROGRAM" 2>/dev/console; fi
-[ "$KIND" = uml ] && { sync; echo o >/proc/sysrq-trigger; }
+if [ "$KIND" = uml ]; then
+  sync
+  echo o >/proc/sysrq-trigger
+  # The kernel is still at it, and would panic if its first process ended.
+  exec sleep infinity
+fi
