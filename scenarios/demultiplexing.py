@@ -27,6 +27,31 @@ IKE_HEADER = struct.pack("!8s8sBBBBII", bytes.fromhex("0123456789abcdef"), bytes
 """An IKE_SA_INIT request without payloads (RFC 7296 section 3.1), 28 octets."""
 
 
+_UNKNOWN = bytes.fromhex("c0ffee01") + bytes(range(1, 41))
+NON_IKE_ROWS = {
+    b"": True,
+    b"\xff": False,
+    b"\x00": True,
+    b"\xfe": True,
+    b"\xff" * 2: True,
+    bytes(8): True,
+    bytes(9): True,
+    bytes(16): True,
+    bytes(17): False,
+    bytes(8) + _UNKNOWN[:8]: True,
+    bytes(8) + _UNKNOWN[:9]: False,
+    bytes(8) + _UNKNOWN: False,
+    bytes(7) + _UNKNOWN: True,
+    bytes(4) + _UNKNOWN: True,
+    _UNKNOWN: True,
+    IKE_HEADER: True,
+    bytes(4) + IKE_HEADER: True,
+    bytes(8) + IKE_HEADER: False,
+}
+"""What a socket with the option of drafts 00 and 01 delivers: all but keepalives, and more than eight octets
+behind eight that are zero."""
+
+
 @dataclass(frozen=True)
 class Outcome:
     """What the right peer and a socket of the kernel beside it did with the same datagrams."""

@@ -8,6 +8,7 @@ from lab.capture.expect import expect
 from lab.capture.wireshark import Fields, wireshark
 from lab.cell import Cell
 from lab.peers.peer import IKEV2, KERNEL, LIBIPSEC, MANUAL
+from lab.peers.xfrm import GROUPS
 from lab.scenario import scenario
 from scenarios.demultiplexing import (
     IKE_HEADER,
@@ -16,6 +17,7 @@ from scenarios.demultiplexing import (
     agree,
     send,
     survives,
+    through_kernel,
     through_natt_and_kernel,
 )
 from scenarios.expected import at_right
@@ -189,9 +191,13 @@ def everything_mixed_on_one_flow(cell: Cell) -> None:
         assert sink.until(b"fence") == numbers
 
 
-@scenario("DMX-16", versions=(MANUAL,), features=("demultiplexing-events",))
+@scenario("DMX-16", versions=(MANUAL,), pairs=(("natt", "natt"), ("natt", "kernel")))
 def unmarked_socket_gets_everything(cell: Cell) -> None:
     datagrams = [UNKNOWN_SPI + bytes(36), b"\xff", NON_ESP_MARKER + IKE_HEADER, IKE_HEADER, b""]
+    if cell.spec.right == "kernel":
+        outcome = through_kernel(cell, *datagrams, port=500)
+        assert (outcome.delivered, outcome.counted) == (datagrams, {})
+        return
     outcome = through_natt_and_kernel(cell, *datagrams, marked=False)
     assert outcome.by_kernel == datagrams
     assert outcome.delivered == datagrams
@@ -250,9 +256,33 @@ def one_spi_for_both_directions(cell: Cell) -> None:
         assert set(reckoning.rises()) == busy
 
 
-@scenario("DMX-19", versions=(MANUAL,), pfkey=True)
+@scenario("DMX-19", versions=(MANUAL,), pairs=(("natt", "natt"), ("natt", "kernel")))
 def esp_ahead_of_its_sa_is_dropped(cell: Cell) -> None:
-    cell.start("right")
+    if cell.spec.right == "kernel":
+        ahead_of_an_sa_of_the_kernel(cell)
+    else:
+        ahead_of_an_sa_of_natt(cell)
+    cell.ping(3)
+    arriving = cell.seen.on("wan").esp_in_udp.to(cell.endpoint("right").address)
+    expect(arriving).at_least(7).sequence_numbers_count_from(1)
+
+
+def ahead_of_an_sa_of_the_kernel(cell: Cell) -> None:
+    cell.start("right", child=False)
+    cell.start("left", child=True)
+    early = [b"early"] * 3
+    with inner_sink(cell) as sink, cell.right.listen(*GROUPS) as told:
+        with Reckoning(cell.right) as reckoning:
+            send_inner(cell, sink, *early)
+            reckoning.expect(XfrmInNoStates=len(early))
+        assert told.waiting() == [], "nothing but drops: no acquire, no mapping"
+        expect(cell.seen.sent_by(cell.endpoint("right").address).esp).none()
+        cell.restart("right", child=True)
+        assert came_before_now(cell, sink) == []
+
+
+def ahead_of_an_sa_of_natt(cell: Cell) -> None:
+    cell.start("right", pfkey=True)
     associations = cell.right.dump()
     cell.restart("right", child=False)
     watching = cell.right.watch()
@@ -270,9 +300,6 @@ def esp_ahead_of_its_sa_is_dropped(cell: Cell) -> None:
         expect(cell.seen.sent_by(cell.endpoint("right").address).esp).none()
         cell.right.load(associations + _policies(cell))
         assert came_before_now(cell, sink) == []
-    cell.ping(3)
-    arriving = cell.seen.on("wan").esp_in_udp.to(cell.endpoint("right").address)
-    expect(arriving).at_least(7).sequence_numbers_count_from(1)
 
 
 def _policies(cell: Cell) -> str:

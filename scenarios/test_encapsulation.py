@@ -13,6 +13,7 @@ from lab.capture.packets import Packets
 from lab.cell import Cell
 from lab.peers.peer import (
     FORCE,
+    IKE_PORT,
     IKEV1_AGGRESSIVE,
     IKEV1_MAIN,
     IKEV2,
@@ -23,11 +24,12 @@ from lab.peers.peer import (
     PeerError,
 )
 from lab.scenario import scenario
-from scenarios.demultiplexing import IKE_HEADER, NON_ESP_MARKER
+from scenarios.demultiplexing import IKE_HEADER, NON_ESP_MARKER, NON_IKE_ROWS, through_kernel
 from scenarios.expected import without
 from scenarios.forging import send_as_left
 from scenarios.inner import inner_sink, send_inner
 from scenarios.keepalives import ASKS_ONCE, of_esp
+from scenarios.octets import made_again
 from scenarios.phase1 import is_plain_on_500
 from scenarios.reckoning import Reckoning
 
@@ -84,7 +86,11 @@ def ike_on_500_has_no_marker(cell: Cell) -> None:
     expect(on_500.sent_by(cell.endpoint("right").address)).some()
 
 
-@scenario("ENC-05", pairs=(("natt", "natt"),), versions=(MANUAL, IKEV1_MAIN, IKEV1_AGGRESSIVE))
+@scenario(
+    "ENC-05",
+    pairs=(("natt", "natt"), ("natt", "kernel"), ("kernel", "natt"), ("kernel", "kernel")),
+    versions=(MANUAL, IKEV1_MAIN, IKEV1_AGGRESSIVE),
+)
 def drafts_00_and_01_mark_esp_on_500(cell: Cell) -> None:
     if cell.version == MANUAL:
         cell.up(udp_encapsulation=NON_IKE)
@@ -101,14 +107,24 @@ def drafts_00_and_01_mark_esp_on_500(cell: Cell) -> None:
         "eight zero octets, then the SPI",
         lambda p: p.payload[:8] == NON_IKE_MARKER and p.payload[8:12] == p.spi.to_bytes(4, "big"),
     )
+    for side in ("left", "right"):
+        if cell.peer(side).name == "kernel":
+            assert made_again(cell, side)[cell.connection.suites[0].name] >= 6
     cell.transfer()
-    if cell.version == MANUAL:
+    if cell.spec.right == "kernel":
+        outcome = through_kernel(cell, *NON_IKE_ROWS, port=IKE_PORT)
+        assert outcome.delivered == [datagram for datagram, is_for_ike in NON_IKE_ROWS.items() if is_for_ike]
+        # It knows the SA of neither, and drops without counting what has no more octets than an IP header.
+        assert outcome.counted == {"XfrmInNoStates": 2}
+        return
+    if (cell.version, cell.spec.left) == (MANUAL, "natt"):
         watching = cell.right.watch()
         send_as_left(cell, IKE_HEADER)
         events = watching.events_until(lambda event: event["event"] == "delivered")
         watching.close()
         assert events[-1]["payload"] == IKE_HEADER.hex()
-    expect(cell.seen.ike).each("on port 500, no marker", is_plain_on_500)
+    if "kernel" not in (cell.spec.left, cell.spec.right):
+        expect(cell.seen.ike).each("on port 500, no marker", is_plain_on_500)
     expect(cell.seen.to_port(4500)).none()
     expect(cell.seen.native_esp).none()
 

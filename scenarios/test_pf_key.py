@@ -11,6 +11,7 @@ from lab.capture.expect import expect
 from lab.cell import Cell
 from lab.peers.key_socket import KeyAnswer
 from lab.peers.peer import MANUAL, TRANSPORT
+from lab.peers.xfrm import Type, read_mapping
 from lab.scenario import scenario
 from scenarios.decapsulated import decapsulated, transport_checksum_fits
 from scenarios.expected import at_right, without
@@ -64,6 +65,17 @@ def rebind(cell: Cell) -> tuple[int, KeyAnswer]:
     assert port is not None
     assert port != 4500
     return port, cell.right.key_socket.notice("X_NAT_T_NEW_MAPPING")
+
+
+def netlink_is_told_first(cell: Cell, port: int) -> None:
+    """Linux tells of every packet from the new port, and whoever listens over netlink, to nobody else."""
+    right, manager = cell.endpoint("right"), cell.right.key_socket
+    manager.told("X_NAT_T_NEW_MAPPING")
+    with inner_sink(cell) as sink, cell.right.listen(Type.MAPPING) as listener:
+        assert came_before_now(cell, sink) == []
+        told = read_mapping(listener.told(Type.MAPPING))
+    assert told == (cell.right.inbound_spi(), (right.remote, 4500), (right.remote, port))
+    assert manager.told("X_NAT_T_NEW_MAPPING") == []
 
 
 def follow(cell: Cell, port: int) -> None:
@@ -196,7 +208,9 @@ def new_mapping_names_both_ends(cell: Cell) -> None:
     assert (told.pid, told.error) == (0, "")
     # The kernel half moves nothing by itself.
     assert inbound(cell)["sport"] == 4500
-    if cell.spec.right == "natt":
+    if cell.spec.right == "kernel":
+        netlink_is_told_first(cell, port)
+    else:
         assert inbound(cell)["heard"] == f"{right.remote}:{port}"
 
 
@@ -334,6 +348,52 @@ def invalid_combinations_leave_no_sa(cell: Cell) -> None:
                 assert (answer.error, made) == ("EINVAL", []), (dialect, name)
         manager.load(cell.right.key_statement("in"))
         cell.right.stop()
+
+
+@scenario("PFK-12", **{**PF_KEY, "pairs": (("natt", "kernel"),)})
+def engines_answer_alike(cell: Cell) -> None:
+    cell.start(child=False)
+    right = cell.endpoint("right")
+    add, other = cell.right.key_statement("in"), cell.right.key_statement("out")
+    named = f"{right.remote} {right.address} esp {cell.right.inbound_spi():#x} ;"
+    nowhere = f"{right.remote} {right.address} esp 0x7777 ;"
+    policy = "spdadd 10.10.0.1/32 10.20.0.1/32 any -P in ipsec esp/tunnel/"
+    policy += f"{right.remote}-{right.address}/require ;"
+    requests = [
+        (add, ""),
+        (add, ""),
+        (add, "UPDATE"),
+        (other, "UPDATE"),
+        (other, ""),
+        (f"get {named}", ""),
+        (f"get {nowhere}", ""),
+        (f"delete {nowhere}", ""),
+        ("dump ;", ""),
+        (f"delete {named}", ""),
+        (f"delete {named}", ""),
+        ("flush ;", ""),
+        ("dump ;", ""),
+        (policy, ""),
+        (policy, ""),
+        ("spddump ;", ""),
+        ("spdflush ;", ""),
+    ]
+    for number, (text, type) in enumerate(requests):
+        said = {}
+        for peer in (cell.left, cell.right):
+            answers = peer.key_socket.ask_for_all(peer.key_socket.octets(text, type))
+            said[peer.name] = [
+                (one.type, one.error, frozenset(one.extensions))
+                for one in answers
+                if not _is_of_a_socket(one)
+            ]
+        assert said["natt"] == said["kernel"], f"{number}: {type} {text}"
+
+
+def _is_of_a_socket(told: KeyAnswer) -> bool:
+    """Whether it lists one of the policies that a kernel peer's sockets have of their own: natt has none."""
+    source = told.extensions.get("ADDRESS_SRC")
+    return told.type == "X_SPDDUMP" and source is not None and source.sockaddr.address == "0.0.0.0"
 
 
 def with_type(message: bytes, number: int, words: int = 1) -> bytes:

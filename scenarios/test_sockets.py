@@ -18,6 +18,7 @@ from scenarios.demultiplexing import (
     IKE_HEADER,
     KERNEL_PORT,
     NON_ESP_MARKER,
+    NON_IKE_ROWS,
     PEER_PORT,
     agree,
     send,
@@ -73,10 +74,17 @@ def non_ike_option_is_gone_from_the_kernel_and_not_from_natt(cell: Cell) -> None
             assert kernel.encap == NOT_ENCAPSULATED
         else:
             kernel.encap = ESPINUDP_NON_IKE
-            assert kernel_delivers(cell, kernel, bytes(8) + UNKNOWN, IKE_HEADER) == [IKE_HEADER]
+            delivered = [datagram for datagram, is_for_ike in NON_IKE_ROWS.items() if is_for_ike]
+            assert kernel_delivers(cell, kernel, *NON_IKE_ROWS) == delivered
     name = cell.right.socket_name
     cell.right.control.ask("set-encap", socket=name, encap="espinudp-non-ike")
     assert encap_of_natt(cell) == "espinudp-non-ike"
+    watching = cell.right.watch()
+    send(cell, PEER_PORT, *NON_IKE_ROWS, FENCE)
+    events = watching.events_until(lambda event: event.get("payload") == FENCE.hex())[:-1]
+    watching.close()
+    rows = [event["event"] == "delivered" for event in events]
+    assert dict(zip(NON_IKE_ROWS, rows, strict=True)) == NON_IKE_ROWS
     with Reckoning(cell.right) as reckoning:
         send(cell, PEER_PORT, bytes(8) + UNKNOWN, bytes(8) + esp_by_hand(cell, 1, bytes(20)), IKE_HEADER)
     reckoning.expect(XfrmInNoStates=1, XfrmInStateMismatch=1, NattInToSocket=1)

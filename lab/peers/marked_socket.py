@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import socket
+import struct
 from types import TracebackType
 
 from lab.nodes.node import Node
 from lab.peers.peer import PeerError
 
 UDP_ENCAP = 100
+UDP_GRO = 104
 ESPINUDP_NON_IKE = 1
 ESPINUDP = 2
 NOT_ENCAPSULATED = 0
@@ -69,6 +71,34 @@ class MarkedSocket:
             if payload == fence:
                 return delivered
             delivered.append(payload)
+
+    def peek(self) -> bytes | None:
+        """What a read would give now, left where it is (MSG_PEEK); None if there is nothing."""
+        self._socket.setblocking(False)
+        try:
+            return self._socket.recv(65535, socket.MSG_PEEK)
+        except BlockingIOError:
+            return None
+        finally:
+            self._socket.settimeout(self._deadline)
+
+    def coalesce(self) -> None:
+        """Let the kernel hand over several datagrams at once (UDP_GRO). Raises OSError."""
+        self._socket.setsockopt(socket.IPPROTO_UDP, UDP_GRO, 1)
+
+    def bursts_until(self, fence: bytes) -> list[list[bytes]]:
+        """What came before `fence`, each read split into its datagrams; PeerError if that does not come."""
+        bursts: list[list[bytes]] = []
+        while True:
+            try:
+                octets, ancillary, _, _ = self._socket.recvmsg(65535, 64)
+            except TimeoutError as error:
+                raise PeerError(f"the kernel's socket {self.address} did not get {fence!r}") from error
+            if octets == fence:
+                return bursts
+            size = next((struct.unpack("=i", value)[0] for _, kind, value in ancillary if kind == UDP_GRO), 0)
+            size = size or len(octets) or 1
+            bursts.append([octets[at : at + size] for at in range(0, len(octets) or 1, size)])
 
     def waiting(self) -> list[bytes]:
         """What the kernel has delivered and nobody has read."""
