@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+import socket
 import subprocess
 from collections.abc import Sequence
 from functools import cache
+from pathlib import Path
 
 from lab.peers.daemon import DaemonPeer
 from lab.peers.peer import (
@@ -119,8 +121,10 @@ class IkedPeer(DaemonPeer):
             super().begin()
 
     def is_ready(self) -> bool:
-        """The last of its processes has its settings, and before them PF_KEY, sockets and the policy."""
-        return "config_getstatic: no stickyaddress" in self.output()
+        """The last of its processes has its settings, before them PF_KEY, sockets and the policy; and its
+        control socket listens, which is another process's.
+        """
+        return "config_getstatic: no stickyaddress" in self.output() and _listens(self._path("sock"))
 
     def _ikectl(self, *words: str) -> str:
         done = self.endpoint.node.run(["ikectl", "-s", str(self._path("sock")), *words])
@@ -142,3 +146,12 @@ class IkedPeer(DaemonPeer):
         """Delete the IKE SA and its children, here and there."""
         other = "left" if self.endpoint.name == "right" else "right"
         self._ikectl("reset", "id", f"FQDN/{other}.test")
+
+
+def _listens(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        try:
+            sock.connect(str(path))
+        except (FileNotFoundError, ConnectionRefusedError):
+            return False
+    return True
