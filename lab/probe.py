@@ -163,7 +163,7 @@ def _npt() -> str:
     program = shutil.which("ip6tables-legacy-restore") or "ip6tables-legacy-restore"
     change = "-j SNPT --src-pfx fd01::/64 --dst-pfx fd02::/64"
     with tempfile.TemporaryDirectory(prefix="probe-nattlab-") as folder:
-        rules = f"*mangle\n-A POSTROUTING {change}\nCOMMIT\n"
+        rules = f"*mangle\n-A POSTROUTING {change}\nCOMMIT\n*raw\n-A PREROUTING -j CT --notrack\nCOMMIT\n"
         _run_inside([program], rules, XTABLES_LOCKFILE=f"{folder}/lock")
     return f"{program} translates prefixes"
 
