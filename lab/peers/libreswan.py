@@ -63,7 +63,8 @@ class Libreswan(Peer):
         ids=frozenset(IDS),
         esp=frozenset(ESP_SUITES),
         options=frozenset({"further_esp", "inner_family", "wildcard", "nat_t", "replay_window"})
-        | {"identity", "initial_contact", "liveness", "child_lifetime", "retransmission"}
+        # Of retransmission an established IKE SA takes the first interval alone.
+        | {"identity", "initial_contact", "liveness", "child_lifetime"}
         | {"ike_fragmentation"},
         # What an initiator deletes it begins anew at once.
         features=frozenset({"ike", "keepalive", "nat-detection", "rekey-ike", "no-nat-traversal"}),
@@ -92,9 +93,6 @@ class Libreswan(Peer):
                 raise UnsupportedError(cls.name, f"ESP suite {suite.name} with IKEv1")
         if libreswan_conf.nat_method(connection) is None:
             raise UnsupportedError(cls.name, f"nat_t {', '.join(connection.nat_t)}")
-        patience = connection.retransmission
-        if patience is not None and patience.factor != 2:
-            raise UnsupportedError(cls.name, "retransmission by another factor than 2")
 
     @classmethod
     @cache

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from lab.ike.ikev2.config import Retransmission
 from lab.peers.peer import (
     AUTO,
     FORCE,
@@ -48,8 +47,8 @@ _METHODS = {
 }
 
 
-PATIENCE = Retransmission(1.0, 2.0, 6)
-"""Twice its own first interval: a slow host does not look like a lossy one."""
+RETRANSMISSION = 1000
+"""Milliseconds, twice pluto's own first interval: a slow host does not look like a lossy one."""
 UPDOWN = """#!/bin/sh
 # The route to what is inside the tunnel; libreswan's own script says the same in fifty processes.
 case "$PLUTO_VERB" in
@@ -118,6 +117,7 @@ def terms(connection: Connection) -> dict[str, str]:
         "fragmentation": "yes" if connection.ike_fragmentation else "no",
         "initial-contact": "yes" if connection.initial_contact else "no",
         "keyingtries": "1",
+        "retransmit-interval": str(RETRANSMISSION),
         "auto": "add",
     }
     if connection.version == IKEV2:
@@ -132,9 +132,6 @@ def terms(connection: Connection) -> dict[str, str]:
             "dpdtimeout": f"{connection.liveness * 3:g}s",
             "dpdaction": "clear",
         }
-    patience = connection.retransmission or PATIENCE
-    settings["retransmit-interval"] = f"{patience.first * 1000:g}"
-    settings["retransmit-timeout"] = f"{patience.first * (2**patience.tries - 1):g}s"
     return settings
 
 
