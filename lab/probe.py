@@ -215,6 +215,19 @@ def _libreswan() -> str:
     return str(root / PLUTO)
 
 
+def beside_racoon(name: str) -> str:
+    """A program of the same package: NATTLAB_RACOONCTL and the like, else that beside racoon."""
+    racoon = os.environ.get(RACOON, "")
+    return os.environ.get(f"NATTLAB_{name.upper()}", "") or os.path.join(os.path.dirname(racoon), name)
+
+
+def _racoonctl() -> str:
+    path = beside_racoon("racoonctl")
+    if not (os.path.isfile(path) and os.access(path, os.X_OK)):
+        raise _ProbeFailedError(f"{path} is not an executable file (NATTLAB_RACOONCTL or beside {RACOON})")
+    return path
+
+
 def _seccomp_notify() -> str:
     with open(SECCOMP_ACTIONS) as file:
         if "user_notif" not in file.read().split():
@@ -259,7 +272,8 @@ _PROBES: dict[str, tuple[Callable[[], str], str]] = {
     "vici": (_vici, "the strongswan peer: it is driven over vici"),
     "kernel-libipsec": (_libipsec, "strongSwan where the kernel has no ESP"),
     "iked": (lambda: _program(IKED, "openiked"), "the openiked and openiked+natt peers"),
-    "racoon": (_racoon, "the racoon+natt peer"),
+    "racoon": (_racoon, "the racoon and racoon+natt peers"),
+    "racoonctl": (_racoonctl, "the racoon and racoon+natt peers: they are told what to do by it"),
     "libreswan": (_libreswan, "the libreswan peer"),
     "seccomp-notify": (_seccomp_notify, "unmodified key managers on natt's stack (nattd run)"),
     "UDP_ENCAP": (lambda: _udp_encap(2), "comparing our demultiplexing with this kernel's (RFC 3948)"),

@@ -60,7 +60,7 @@ TAKEN_UNOFFERED = {
 """Versions that an initiator speaks if they are answered, though it did not offer them."""
 AS_RFC = {"libreswan": ("draft-04", "draft-05", "draft-06", "draft-07", "draft-08")}
 """Versions that a peer agrees to, or takes, and then speaks with the payload types of RFC 3947."""
-TRACED = ("natt", "strongswan", "racoon", "racoon+natt")
+TRACED = ("natt", "strongswan", "racoon+natt")
 """Peers whose traffic under each version was measured, with their quick modes as Wireshark decrypts them."""
 ALWAYS_BOTH = ("strongswan", "libreswan")
 """Peers that send both original addresses in every version, though drafts before 05 know one."""

@@ -38,6 +38,7 @@ EXPECTED = {
     "libreswan": "zero",
     "openiked": "zero",
     "openiked+natt": "zero",
+    "racoon": "zero",
     "racoon+natt": "zero",
     "kernel": "zero",
 }

@@ -97,7 +97,7 @@ def test_a_feature_may_take_more_of_a_host_with_one_peer_than_with_another() -> 
         ({"id": "ENC-99"}, "ENC-99 is not in scenarios/catalogue.toml"),
         ({"versions": ("ikev3",)}, r"versions \['ikev3'\]; known are manual"),
         ({"versions": ()}, r"versions \(\)"),
-        ({"pairs": (("natt", "racoon"),)}, "no pair natt-racoon; there are natt-natt, natt-strongswan, "),
+        ({"pairs": (("natt", "cisco"),)}, "no pair natt-cisco; there are natt-natt, natt-strongswan, "),
         ({"colour": "green"}, "colour.*a connection has version, mode"),
         ({"mode": "beet"}, "ENC-01: mode: 'beet' is none of tunnel, transport"),
         ({"esp": "aes-gcm-17"}, "ENC-01: esp: no suite 'aes-gcm-17'; close are .*aes-gcm-16"),

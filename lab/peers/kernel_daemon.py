@@ -67,7 +67,7 @@ class KernelDaemonPeer(DaemonPeer):
         The kernel looks at policies once it has a route, and ESP goes the way of the other end's address.
         """
         end = self.endpoint
-        if self.connection.mode == TRANSPORT:
+        if self.connection.mode == TRANSPORT or not self.connection.child:
             return
         (link,) = json.loads(end.node.run(["ip", "-j", "address", "show", "to", end.address]).check().stdout)
         for inner in (end.remote_inner, *end.further_inner):

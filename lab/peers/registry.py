@@ -9,11 +9,13 @@ from lab.peers.openiked import OpenIked
 from lab.peers.openiked_natt import OpenIkedOnNatt
 from lab.peers.peer import MANUAL, Peer
 from lab.peers.racoon import Racoon
+from lab.peers.racoon_natt import RacoonOnNatt
 from lab.peers.scripted import ScriptedNatt
 from lab.peers.strongswan import StrongSwan
 
 PEERS: dict[str, type[Peer]] = {
-    peer.name: peer for peer in (Natt, StrongSwan, OpenIked, OpenIkedOnNatt, Racoon, Libreswan, Kernel)
+    peer.name: peer
+    for peer in (Natt, StrongSwan, OpenIked, OpenIkedOnNatt, Racoon, RacoonOnNatt, Libreswan, Kernel)
 }
 
 

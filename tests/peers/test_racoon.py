@@ -9,6 +9,8 @@ import pytest
 
 from lab.peers.peer import Connection, Endpoint, UnsupportedError
 from lab.peers.racoon import Racoon
+from lab.peers.racoon_daemon import ike_lines
+from lab.peers.racoon_natt import RacoonOnNatt
 from lab.probe import RACOON, probe
 
 TERMS: dict[str, Any] = {"esp": "aes-cbc-hmac-sha1", "group": "modp2048", "ids": "address"}
@@ -43,7 +45,7 @@ def endpoint(node: Any) -> Endpoint:
 def test_its_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(RACOON, "/opt/racoon")
     node = FakeNode(tmp_path)
-    peer = Racoon(endpoint(node), Connection("ikev1-aggressive", **TERMS))
+    peer = RacoonOnNatt(endpoint(node), Connection("ikev1-aggressive", **TERMS))
     conf = str(tmp_path / "racoon.conf")
     assert peer.configure() == ["/opt/racoon", "-F", "-f", conf, "-l", str(tmp_path / "racoon.log")]
     assert node.files["racoon.secrets"] == "203.0.113.2 nat-traversal-lab\n"
@@ -55,6 +57,7 @@ def test_its_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         "dh_group modp2048;",
         "encryption_algorithm aes 128;\n  authentication_algorithm hmac_sha1;",
         "natt_keepalive 20 sec;",
+        f'adminsock "{tmp_path / "racoon.sock"}" "root" "root" 0600;',
     ):
         assert line in text
     assert peer.policy("in") == (
@@ -73,8 +76,21 @@ def test_its_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     ],
 )
 def test_what_it_does_not_do_it_says(changes: dict[str, Any], words: str) -> None:
-    with pytest.raises(UnsupportedError, match=words):
-        Racoon.check(Connection("ikev1-main", **{**TERMS, **changes}))
+    for peer in (Racoon, RacoonOnNatt):
+        with pytest.raises(UnsupportedError, match=words):
+            peer.check(Connection("ikev1-main", **{**TERMS, **changes}))
+
+
+def test_the_key_of_a_phase_1_is_in_its_log() -> None:
+    log = """2026-11-23 21:43:44: DEBUG: final encryption key computed:
+2026-11-23 21:43:44: DEBUG:
+7f4b887a cf043e45 58fb02c1 cdb53c5b
+2026-11-23 21:43:44: DEBUG: hash(sha2_256)
+2026-11-23 21:43:45: INFO: ISAKMP-SA established 10.1.0.2[4500]-203.0.113.2[4500] \
+spi:8652306f24aef010:0123456789abcdef
+"""
+    assert ike_lines(log) == ["8652306f24aef010,7f4b887acf043e4558fb02c1cdb53c5b"]
+    assert ike_lines(log.split("2026-11-23 21:43:45")[0]) == []
 
 
 def test_without_a_program_it_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
