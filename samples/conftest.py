@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
+from lab.cell_item import CellItem
 from lab.net import topology_file
 from lab.net.nat import NatConfig
 from lab.net.rules import nat_rules
 from lab.net.topology import Topology
 from lab.nodes.network import Network
-from lab.plugin import CellItem
 from lab.probe import UnavailableError
 
 EATEN = "marker_eater"
