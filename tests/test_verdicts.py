@@ -253,8 +253,8 @@ def test_an_expected_failure_that_passes_once_is_flaky(tmp_path: Path) -> None:
     [
         (', expected_failure={"natt": " "}', "ENC-01: the expected failure of natt has no ticket"),
         (
-            ', expected_failure={"racoon": "#1"}',
-            "ENC-01: no cell is meant by the expected failure of 'racoon'",
+            ', expected_failure={"nobody": "#1"}',
+            "ENC-01: no cell is meant by the expected failure of 'nobody'",
         ),
     ],
 )

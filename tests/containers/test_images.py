@@ -49,9 +49,9 @@ def run(reports: Path, *arguments: str) -> dict[str, dict]:
 
 def test_another_release_of_a_peer_is_an_image(packages: str, tmp_path: Path):
     cells = run(tmp_path, "ENC-01", "--topology=one_nat", "--version=ikev2", f"--peer=strongswan={packages}")
-    assert {each["verdict"] for each in cells.values()} == {"passed"}
-    pairs = {(each["left"], each["right"]) for each in cells.values()}
-    assert pairs >= {("natt", "strongswan"), ("strongswan", "natt"), ("strongswan", "strongswan")}
+    verdicts = {(each["left"], each["right"]): each["verdict"] for each in cells.values()}
+    for pair in (("natt", "strongswan"), ("strongswan", "natt"), ("strongswan", "strongswan")):
+        assert verdicts[pair] == "passed"
     assert all(f"--peer=strongswan={packages}" in each["rerun"] for each in cells.values())
     report = (tmp_path / "latest/junit.xml").read_text()
     assert packages in report

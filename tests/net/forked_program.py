@@ -11,7 +11,8 @@ import time
 def described() -> dict[str, object]:
     with open("/proc/self/status") as file:
         status = dict(line.rstrip("\n").split(":\t", 1) for line in file if ":\t" in line)
-    names = ("Sig", "Shd", "Cap", "Threads", "NoNewPrivs", "Umask")
+    # SigQ counts signals of the whole user.
+    names = ("SigPnd", "SigBlk", "SigIgn", "SigCgt", "Shd", "Cap", "Threads", "NoNewPrivs", "Umask")
     return {
         "argv": sys.argv[1:],
         "cwd": os.getcwd(),

@@ -161,6 +161,9 @@ class Terminal:
 def open_terminal(argv: list[str], **environment: str) -> Iterator[Terminal]:
     pid, master = pty.fork()
     if pid == 0:
+        # What a shell starts with & ignores interrupts; the user of a terminal does not.
+        for number in (signal.SIGINT, signal.SIGQUIT):
+            signal.signal(number, signal.SIG_DFL)
         os.execvpe(argv[0], argv, {**os.environ, "TERM": "dumb", **environment})
     try:
         yield Terminal(master, pid)

@@ -54,7 +54,8 @@ def boot_file(kernel: Kernel, job: Job) -> str:
         "KIND": kernel.kind,
         "MODULES": str(kernel.base),
         "WANTED": str(HERE / "modules.txt"),
-        "SHARED": " ".join(str(path) for path in job.shared),
+        # A folder before what lies in it: to mount the one would hide the other.
+        "SHARED": " ".join(str(path) for path in sorted(set(job.shared))),
         "WRITABLE": str(job.writable),
         "DIRECTORY": str(job.directory),
         "PROGRAM": shlex.join(job.program),
