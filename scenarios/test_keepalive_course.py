@@ -174,6 +174,7 @@ def resident_pages(pid: int) -> int:
     features=("ike", "keepalive"),
     mobike=False,
     keepalive=INTERVAL,
+    expected_failure={"libreswan-*-ikev2": ASKS_ONCE},
 )
 def what_a_client_says_after_a_suspend(cell: Cell) -> None:
     cell.up()

@@ -63,7 +63,11 @@ def either_family_passes_inside_the_other(cell: Cell) -> None:
         assert [int(number, 0) for number in value] == [NEXT_HEADER[family]], f"Wireshark finds {value}"
 
 
-@scenario("ENC-16", versions=(MANUAL,), esp=SUITE, tfc=1000)
+DISCARDED = {"natt": "NattInDummy", "kernel": "XfrmInStateProtoError"}
+"""What each counts a dummy packet as; to Linux it is one of a protocol that nothing takes."""
+
+
+@scenario("ENC-16", versions=(MANUAL,), pairs=(("natt", "natt"), ("natt", "kernel")), esp=SUITE, tfc=1000)
 def padding_hides_lengths_and_dummies_vanish(cell: Cell) -> None:
     cell.up()
     padded = cell.connection.suites[0].udp_length(cell.connection.tfc)
@@ -75,7 +79,7 @@ def padding_hides_lengths_and_dummies_vanish(cell: Cell) -> None:
         dummies = [esp_by_hand(cell, 100 + octets, bytes(octets), DUMMY) for octets in (0, 1, 900)]
         with Reckoning(cell.right) as reckoning:
             send_as_left(cell, *dummies)
-        reckoning.expect(NattInDummy=len(dummies))
+        reckoning.expect(**{DISCARDED[cell.spec.right]: len(dummies)})
         send_as_left(cell, esp_by_hand(cell, 1001, inner_packet(cell, sink, b"no dummy")))
         assert sink.until(b"no dummy") == []
     expect(cell.seen.icmp).none()

@@ -26,8 +26,8 @@ _STATUSES = {
 }
 """Of pytest's exit statuses those which say something else here."""
 
-GUEST_CELLS = 2
-"""Cells of a scenario in guests when everything runs: a guest takes many times as long."""
+GUEST_CELLS = 1
+"""Cells of a scenario in guests when everything runs: there a cell takes many times as long."""
 
 
 def add_to(commands: Subcommands) -> None:
